@@ -1,0 +1,36 @@
+# The two commands of a newcomer are `make demo` and `make test`; everything else is listed by `make help`.
+BUILD ?= build/release
+JOBS ?= $(shell nproc)
+WERROR ?= OFF
+PROGRAM = $(BUILD)/bin/vlmzoo
+
+.PHONY: help setup build test demo reference bench lint clean
+
+help: ## this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+
+setup: ## install what is missing: Debian packages (as root) and LibTorch into .venv
+	@.ci/setup
+
+build: setup ## compile the program, its plugins and the tests into build/release
+	@cmake --preset release -DCMAKE_PREFIX_PATH="$$(.ci/setup --print-libtorch)/share/cmake" -DVLMZOO_WARNINGS_AS_ERRORS=$(WERROR) > $(BUILD)-configure.log 2>&1 \
+	  || { cat $(BUILD)-configure.log; exit 1; }
+	@cmake --build --preset release -j $(JOBS)
+
+test: build ## all tests but the slow ones
+	@ctest --test-dir $(BUILD) --output-on-failure -j 1
+
+demo: build ## look at, classify and ask about a picture with a small InternVL checkpoint
+	@apps/demo.sh $(PROGRAM)
+
+reference: ## make the goldens again with the pinned Python packages
+	@tests/reference/make_all.sh
+
+bench: build ## compare with transformers at InternVL2.5-1B's full shape (needs 4 GB of disk and 10 minutes)
+	@tests/reference/bench.sh $(PROGRAM)
+
+lint: ## clang-format, our greps, and clang-tidy on the files without LibTorch headers
+	@.ci/lint $(BUILD)
+
+clean: ## remove build/ (not .venv/)
+	@rm -rf build

@@ -1,0 +1,173 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <optional>
+
+#include "commands.hpp"
+#include "output.hpp"
+#include "pictures.hpp"
+#include "session.hpp"
+#include "table.hpp"
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/heads.hpp"
+#include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/log.hpp"
+#include "vlmzoo/progress.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+struct Classified {
+  std::filesystem::path image;
+  std::vector<float> probabilities;
+  double milliseconds = 0;
+
+  std::size_t class_id() const {
+    return static_cast<std::size_t>(std::max_element(probabilities.begin(), probabilities.end()) -
+                                    probabilities.begin());
+  }
+};
+
+struct Outcome {
+  std::vector<Classified> results;
+  bool failed = false, interrupted = false;
+};
+
+Classified classify(const Model& model, const Head& head, const std::filesystem::path& file) {
+  const auto start = std::chrono::steady_clock::now();
+  Request request;
+  request.images.push_back(load_image(file));
+  const ModelInputs inputs = model.preprocess({&request, 1}, /*vision_only=*/true);
+  const HeadOutput output = head.forward(model.encode_images(inputs));
+  const at::Tensor probability = probabilities(output.logits).cpu().contiguous();
+  Classified result{file, {}, 0};
+  result.probabilities.assign(probability.const_data_ptr<float>(),
+                              probability.const_data_ptr<float>() + probability.numel());
+  result.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  return result;
+}
+
+/// Faults of one picture are told and passed over; those of the machine end the run.
+bool is_fault_of_picture(ErrorCode code) {
+  return code == ErrorCode::kNotFound || code == ErrorCode::kIo || code == ErrorCode::kUnsupported ||
+         code == ErrorCode::kCorrupt || code == ErrorCode::kMemory;
+}
+
+Outcome classify_all(const Model& model, const Head& head, const std::vector<std::filesystem::path>& files) {
+  Outcome outcome;
+  Progress progress("classifying", files.size(), "pictures");
+  for (const std::filesystem::path& file : files) {
+    if (interrupted()) {
+      outcome.interrupted = true;
+      break;
+    }
+    try {
+      outcome.results.push_back(classify(model, head, file));
+    } catch (const Error& error) {
+      if (error.code() == ErrorCode::kInterrupted) {
+        outcome.interrupted = true;
+        break;
+      }
+      if (!is_fault_of_picture(error.code())) throw;
+      complain(error.what());
+      outcome.failed = true;
+    }
+    progress.advance(1);
+  }
+  return outcome;
+}
+
+OrderedJson make_document(const std::string& model, const std::vector<std::string>& class_names,
+                          const std::vector<Classified>& results) {
+  OrderedJson rows = OrderedJson::array();
+  for (const Classified& result : results) {
+    OrderedJson by_name = OrderedJson::object();
+    for (std::size_t i = 0; i < class_names.size(); ++i) by_name[class_names[i]] = result.probabilities[i];
+    rows.push_back({{"sample_id", result.image.filename().string()},
+                    {"image", result.image.string()},
+                    {"label", class_names[result.class_id()]},
+                    {"class_id", result.class_id()},
+                    {"probability", result.probabilities[result.class_id()]},
+                    {"probabilities", std::move(by_name)},
+                    {"latency_ms", result.milliseconds}});
+  }
+  return {{"model", model}, {"results", std::move(rows)}};
+}
+
+std::string to_table(const std::vector<std::string>& class_names, const std::vector<Classified>& results) {
+  Table table({"image", "class", ">probability", ">ms"});
+  for (const Classified& result : results) {
+    table.add({result.image.string(), class_names[result.class_id()],
+               fmt::format("{:.4f}", result.probabilities[result.class_id()]),
+               fmt::format("{:.0f}", result.milliseconds)});
+  }
+  return table.text();
+}
+
+Head open_head(const Model& model, const ModelConfig& config) {
+  bool fresh = false;
+  Head head = make_head(model.info(), config, &fresh);
+  if (fresh) {
+    warn(
+        "the classification head is freshly initialised (untrained): its classes mean nothing; name a trained one in "
+        "model.head");
+  }
+  return head;
+}
+
+}  // namespace
+
+int run_classify(Arguments arguments) {
+  HostOptions host;
+  ModelOptions model_options;
+  ThreadOption threads;
+  std::vector<std::string> images;
+  std::string output_path;
+  bool json = false;
+  Options options({"classify", "[options] FILE|FOLDER…",
+                   "Tells the class of pictures and its probability. Of a folder the pictures directly in it count.",
+                   "vlmzoo classify --config configs/internvl.yaml pictures/ --json"});
+  options.add()("image", po::value(&images)->value_name("FILE|FOLDER"), "picture or folder (repeatable)")(
+      "output", po::value(&output_path)->value_name("FILE"),
+      "write the JSON to this file too, and the configuration beside it")("json", po::bool_switch(&json), "print JSON");
+  options.positional("image");
+  model_options.add_to(options);
+  threads.add_to(options);
+  host.add_to(options);
+  if (!options.parse(arguments)) return 0;
+  if (images.empty()) throw Error(ErrorCode::kUsage, "no picture is named");
+  host.apply();
+  threads.apply(options);
+
+  const std::vector<std::filesystem::path> files = collect_pictures(images);
+  const Session session(host, model_options, options);
+  // Opened now: a place that can't be written to has to be told before the work, not after it.
+  std::optional<AtomicFile> output;
+  if (!output_path.empty()) output.emplace(output_path);
+
+  const at::NoGradGuard no_grad;
+  const auto model = session.create({.roles = RoleSet::vision_only()});
+  const Head head = open_head(*model, session.config().model);
+  const Outcome outcome = classify_all(*model, head, files);
+
+  const std::vector<std::string>& class_names = head.config().class_names;
+  const OrderedJson document = make_document(session.config().model.pretrained_path, class_names, outcome.results);
+  if (output) {
+    output->write(to_text(document));
+    output->commit();
+    write_file(std::filesystem::path(output_path).replace_extension(".config.yaml"), session.config().resolved);
+  }
+  if (json) {
+    print_json(document);
+  } else {
+    print(to_table(class_names, outcome.results));
+  }
+  if (outcome.interrupted) return exit_code(ErrorCode::kInterrupted);
+  return outcome.failed ? 1 : 0;
+}
+
+}  // namespace vlmzoo::app

@@ -1,0 +1,19 @@
+#pragma once
+
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "vlmzoo/image.hpp"
+
+namespace vlmzoo::app {
+
+/// The pictures that the arguments name: files as they are; of a folder the *.png, *.jpg, *.jpeg and *.webp directly in
+/// it (any case), sorted by name. Error: kNotFound for what doesn't exist and for a folder without pictures.
+std::vector<std::filesystem::path> collect_pictures(std::span<const std::string> arguments);
+
+/// load_image() of each.
+std::vector<Image> load_images(std::span<const std::string> files);
+
+}  // namespace vlmzoo::app

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "vlmzoo/config.hpp"
+#include "vlmzoo/export.hpp"
+
+namespace vlmzoo {
+
+/// y = x Wᵀ + b behind one face; layers don't know the kernel. Kernels: *plain* (a weight tensor in the activations' type,
+/// differentiable; bf16 rows are read by a matrix-vector kernel of our own while decoding), *fp16* (FBGEMM: 16-bit
+/// weights, fp32 activations) and *int8* (FBGEMM: per-output-channel weights, per-token activations). Immutable and cheap
+/// to copy; concurrent calls are fine.
+class VLMZOO_API Linear {
+ public:
+  Linear() = default;
+
+  /// `weight` [out, in] fp32 (read only during the call, except by fp32) and `bias` [out] or undefined, packed for `precision`.
+  /// Weights beyond fp16's range stay fp32 under kFp16 (the kernel would clip them without a word).
+  static Linear pack(const at::Tensor& weight, const at::Tensor& bias, Precision precision);
+
+  /// The plain kernel over an existing tensor of any floating type, shared, not copied.
+  static Linear plain(const at::Tensor& weight, const at::Tensor& bias);
+
+  /// Outputs of several layers over the same input side by side: one layer whose matrix was packed in pieces.
+  static Linear stack(const std::vector<Linear>& parts);
+
+  /// x [..., in] -> [..., out], in x's type.
+  at::Tensor operator()(const at::Tensor& x) const;
+
+  std::int64_t in_features() const;
+  std::int64_t out_features() const;
+  std::uint64_t bytes() const;         ///< that a product reads: weights, scales, bias
+  const char* kernel_name() const;     ///< "fp32", "bf16", "fbgemm-fp16", "fbgemm-int8"
+  explicit operator bool() const { return kernel_ != nullptr; }
+
+  class Kernel;
+
+ private:
+  explicit Linear(std::shared_ptr<const Kernel> kernel) : kernel_(std::move(kernel)) {}
+  std::shared_ptr<const Kernel> kernel_;
+};
+
+}  // namespace vlmzoo

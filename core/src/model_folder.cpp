@@ -1,0 +1,68 @@
+#include "vlmzoo/model_folder.hpp"
+
+#include <fmt/format.h>
+
+#include "vlmzoo/error.hpp"
+
+namespace vlmzoo {
+namespace {
+
+/// Roles that aren't frozen are trained in fp32. The connector lies between both and follows either. A frozen role that
+/// gradients have to cross can't be packed: those kernels have no backward.
+void make_trainable(Weights::Source& source, const ModelConfig& config) {
+  source.trainable.vision = !config.freeze_vision_encoder;
+  source.trainable.language = config.multimodal && !config.freeze_language_model;
+  source.trainable.connector = config.multimodal && (source.trainable.vision || source.trainable.language);
+  if (source.trainable.vision) source.precision.vision = Precision::kFp32;
+  if (source.trainable.connector) source.precision.connector = source.precision.language = Precision::kFp32;
+}
+
+}  // namespace
+
+ModelFolder::ModelFolder(const ModelConfig& config) {
+  if (config.pretrained_path.empty()) {
+    throw Error(ErrorCode::kConfig, "model.pretrained_path is not set; give the folder of a Hugging Face checkpoint or its name in the "
+                                    "local hub cache (org/name)");
+  }
+  path_ = resolve_pretrained_path(config.pretrained_path);
+  const std::filesystem::path file = path_ / "config.json";
+  if (!std::filesystem::exists(file)) {
+    throw Error(ErrorCode::kNotFound, fmt::format("{} has no config.json, so it is no Hugging Face checkpoint; download the whole folder",
+                                                  path_.string()));
+  }
+  config_ = read_json(file);
+  if (config.pretrained) checkpoint_ = std::make_unique<Checkpoint>(path_);
+}
+
+Json ModelFolder::optional_json(const std::string& name) const {
+  const std::filesystem::path file = path_ / name;
+  return std::filesystem::exists(file) ? read_json(file) : Json::object();
+}
+
+std::vector<TokenId> ModelFolder::stop_ids() const {
+  const Json generation = optional_json("generation_config.json");
+  const auto found = generation.find("eos_token_id");
+  if (found == generation.end() || found->is_null()) return {};
+  std::vector<TokenId> ids;
+  for (const Json& id : found->is_array() ? *found : Json::array({*found})) {
+    if (!id.is_number_integer()) {
+      throw Error(ErrorCode::kConfig, fmt::format("{}: eos_token_id must be an integer or a list of them, got {}",
+                                                  (path_ / "generation_config.json").string(), found->dump()));
+    }
+    ids.push_back(id.get<TokenId>());
+  }
+  return ids;
+}
+
+Weights ModelFolder::plan(const ModelConfig& config, const CreateOptions& options) const {
+  Weights::Source source;
+  source.checkpoint = checkpoint_.get();
+  source.seed = config.seed;
+  source.device = resolve_device(config.device);
+  source.precision = resolve_precision(config, source.device);
+  source.roles = options.roles;
+  if (options.trainable) make_trainable(source, config);
+  return Weights::plan(source);
+}
+
+}  // namespace vlmzoo

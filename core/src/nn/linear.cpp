@@ -1,0 +1,135 @@
+#include "vlmzoo/nn/linear.hpp"
+
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/cat.h>
+#include <c10/core/GradMode.h>
+#include <fmt/format.h>
+
+#include "linear_kernel.hpp"
+#include "vlmzoo/error.hpp"
+
+namespace vlmzoo {
+namespace {
+
+/// fp16's largest number.
+constexpr double kHalfMax = 65504.0;
+
+/// Products over a weight tensor as it is. Types may differ from the activations' (tied embeddings in 16 bits).
+class PlainKernel final : public Linear::Kernel {
+ public:
+  PlainKernel(at::Tensor weight, at::Tensor bias)
+      : Kernel(weight.size(1), weight.size(0)), weight_(std::move(weight)), bias_(std::move(bias)) {}
+
+  at::Tensor run(const at::Tensor& x) const override {
+    const bool differentiable = c10::GradMode::is_enabled() && (x.requires_grad() || weight_.requires_grad());
+    if (weight_.is_cpu() && !differentiable && x.size(0) <= kMatvecRows && weight_.is_contiguous()) return few_rows(x);
+    if (weight_.scalar_type() == x.scalar_type()) return at::linear(x, weight_, bias_);
+    return in_row_blocks(x);
+  }
+
+  std::uint64_t bytes() const override { return weight_.nbytes() + (bias_.defined() ? bias_.nbytes() : 0); }
+  const char* name() const override {
+    return weight_.scalar_type() == at::kFloat ? "fp32" : weight_.scalar_type() == at::kBFloat16 ? "bf16" : "fp16";
+  }
+
+ private:
+  at::Tensor few_rows(const at::Tensor& x) const {
+    at::Tensor y = at::empty({x.size(0), out_features()}, x.options().dtype(at::kFloat));
+    matvec(weight_, x.to(at::kFloat), y);
+    if (bias_.defined()) y.add_(bias_);
+    return y.to(x.scalar_type());
+  }
+
+  /// Converts a block of rows at a time: the matrix in another type never exists whole.
+  at::Tensor in_row_blocks(const at::Tensor& x) const {
+    constexpr std::int64_t kRows = 4096;
+    std::vector<at::Tensor> parts;
+    for (std::int64_t row = 0; row < out_features(); row += kRows) {
+      const std::int64_t count = std::min(kRows, out_features() - row);
+      const at::Tensor bias = bias_.defined() ? bias_.narrow(0, row, count).to(x.scalar_type()) : at::Tensor();
+      parts.push_back(at::linear(x, weight_.narrow(0, row, count).to(x.scalar_type()), bias));
+    }
+    return at::cat(parts, -1);
+  }
+
+  at::Tensor weight_, bias_;
+};
+
+/// Several kernels whose outputs lie side by side.
+class StackedKernel final : public Linear::Kernel {
+ public:
+  StackedKernel(std::vector<std::shared_ptr<const Kernel>> parts, std::int64_t out)
+      : Kernel(parts.front()->in_features(), out), parts_(std::move(parts)) {}
+
+  at::Tensor run(const at::Tensor& x) const override {
+    std::vector<at::Tensor> results;
+    results.reserve(parts_.size());
+    for (const auto& part : parts_) results.push_back(part->run(x));
+    return at::cat(results, -1);
+  }
+  std::uint64_t bytes() const override {
+    std::uint64_t sum = 0;
+    for (const auto& part : parts_) sum += part->bytes();
+    return sum;
+  }
+  const char* name() const override { return parts_.front()->name(); }
+
+ private:
+  std::vector<std::shared_ptr<const Kernel>> parts_;
+};
+
+}  // namespace
+
+Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision precision) {
+  if (weight.dim() != 2) throw Error(ErrorCode::kInternal, "a Linear needs a matrix");
+  const auto bias_as = [&](at::ScalarType type) { return bias.defined() ? bias.to(type) : at::Tensor(); };
+  switch (precision) {
+    case Precision::kBf16: return plain(weight.to(at::kBFloat16), bias_as(at::kBFloat16));
+    case Precision::kFp16:
+      if (!weight.is_cpu()) return plain(weight.to(at::kHalf), bias_as(at::kHalf));
+      if (has_fbgemm() && weight.abs().max().item<double>() <= kHalfMax) {
+        return Linear(make_fbgemm_fp16(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
+      }
+      return plain(weight.to(at::kFloat), bias_as(at::kFloat));
+    case Precision::kInt8:
+      if (!weight.is_cpu() || !has_fbgemm()) {
+        throw Error(ErrorCode::kUnsupported, "precision int8 needs an x86-64 processor with AVX2; use fp32, bf16 or fp16 here");
+      }
+      return Linear(make_fbgemm_int8(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
+    default: return plain(weight.to(at::kFloat), bias_as(at::kFloat));
+  }
+}
+
+Linear Linear::plain(const at::Tensor& weight, const at::Tensor& bias) {
+  return Linear(std::make_shared<PlainKernel>(weight, bias));
+}
+
+Linear Linear::stack(const std::vector<Linear>& parts) {
+  if (parts.size() == 1) return parts.front();
+  std::vector<std::shared_ptr<const Kernel>> kernels;
+  std::int64_t out = 0;
+  for (const Linear& part : parts) {
+    kernels.push_back(part.kernel_);
+    out += part.out_features();
+  }
+  return Linear(std::make_shared<StackedKernel>(std::move(kernels), out));
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (x.size(-1) != in_features()) {
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("a linear layer of {} inputs got rows of {}", in_features(), x.size(-1)));
+  }
+  if (x.dim() == 2) return kernel_->run(x.contiguous());
+  std::vector<std::int64_t> shape(x.sizes().begin(), x.sizes().end());
+  shape.back() = out_features();
+  return kernel_->run(x.reshape({-1, in_features()}).contiguous()).view(shape);
+}
+
+std::int64_t Linear::in_features() const { return kernel_->in_features(); }
+std::int64_t Linear::out_features() const { return kernel_->out_features(); }
+std::uint64_t Linear::bytes() const { return kernel_->bytes(); }
+const char* Linear::kernel_name() const { return kernel_->name(); }
+
+}  // namespace vlmzoo

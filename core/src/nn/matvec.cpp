@@ -1,0 +1,136 @@
+#include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <c10/util/BFloat16.h>
+#include <c10/util/Half.h>
+
+#include "linear_kernel.hpp"
+#include "vlmzoo/system.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+namespace vlmzoo {
+namespace {
+
+/// Dot products of one weight row with `rows` activations rows of `in` numbers: y[m] for m < rows.
+template <class Weight>
+using RowDot = void (*)(const Weight* w, const float* x, std::int64_t in, std::int64_t rows, float* y);
+
+template <class Weight>
+void dot_portable(const Weight* w, const float* x, std::int64_t in, std::int64_t rows, float* y) {
+  for (std::int64_t m = 0; m < rows; ++m) {
+    float sums[8] = {};  // independent sums, so that the compiler may use vectors without reordering additions
+    std::int64_t k = 0;
+    for (; k + 8 <= in; k += 8) {
+      for (std::int64_t lane = 0; lane < 8; ++lane) sums[lane] += static_cast<float>(w[k + lane]) * x[m * in + k + lane];
+    }
+    float sum = 0;
+    for (const float part : sums) sum += part;
+    for (; k < in; ++k) sum += static_cast<float>(w[k]) * x[m * in + k];
+    y[m] = sum;
+  }
+}
+
+#if defined(__x86_64__)
+struct Avx2 {
+  static constexpr std::int64_t kLanes = 8;
+  __attribute__((target("avx2,fma,f16c"))) static __m256 load(const c10::BFloat16* w) {
+    const __m128i bits = _mm_loadu_si128(reinterpret_cast<const __m128i*>(w));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  __attribute__((target("avx2,fma,f16c"))) static __m256 load(const c10::Half* w) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(w)));
+  }
+  __attribute__((target("avx2,fma,f16c"))) static __m256 load(const float* w) { return _mm256_loadu_ps(w); }
+};
+
+template <class Weight>
+__attribute__((target("avx2,fma,f16c"))) void dot_avx2(const Weight* w, const float* x, std::int64_t in, std::int64_t rows,
+                                                       float* y) {
+  for (std::int64_t m = 0; m < rows; ++m) {
+    const float* row = x + m * in;
+    __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+    std::int64_t k = 0;
+    for (; k + 32 <= in; k += 32) {
+      for (int part = 0; part < 4; ++part) {
+        sums[part] = _mm256_fmadd_ps(Avx2::load(w + k + 8 * part), _mm256_loadu_ps(row + k + 8 * part), sums[part]);
+      }
+    }
+    const __m256 all = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+    const __m128 half = _mm_add_ps(_mm256_castps256_ps128(all), _mm256_extractf128_ps(all, 1));
+    const __m128 pair = _mm_add_ps(half, _mm_movehl_ps(half, half));
+    float sum = _mm_cvtss_f32(_mm_add_ss(pair, _mm_shuffle_ps(pair, pair, 1)));
+    for (; k < in; ++k) sum += static_cast<float>(w[k]) * row[k];
+    y[m] = sum;
+  }
+}
+
+struct Avx512 {
+  __attribute__((target("avx512f,avx512bw"))) static __m512 load(const c10::BFloat16* w) {
+    const __m256i bits = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(w));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  __attribute__((target("avx512f,avx512bw"))) static __m512 load(const c10::Half* w) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(w)));
+  }
+  __attribute__((target("avx512f,avx512bw"))) static __m512 load(const float* w) { return _mm512_loadu_ps(w); }
+};
+
+template <class Weight>
+__attribute__((target("avx512f,avx512bw"))) void dot_avx512(const Weight* w, const float* x, std::int64_t in,
+                                                            std::int64_t rows, float* y) {
+  for (std::int64_t m = 0; m < rows; ++m) {
+    const float* row = x + m * in;
+    __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    std::int64_t k = 0;
+    for (; k + 64 <= in; k += 64) {
+      for (int part = 0; part < 4; ++part) {
+        sums[part] = _mm512_fmadd_ps(Avx512::load(w + k + 16 * part), _mm512_loadu_ps(row + k + 16 * part), sums[part]);
+      }
+    }
+    float sum = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+    for (; k < in; ++k) sum += static_cast<float>(w[k]) * row[k];
+    y[m] = sum;
+  }
+}
+#endif
+
+template <class Weight>
+RowDot<Weight> best_dot() {
+#if defined(__x86_64__)
+  if (cpu_features().avx512) return dot_avx512<Weight>;
+  if (cpu_features().avx2 && cpu_features().fma && cpu_features().f16c) return dot_avx2<Weight>;
+#endif
+  return dot_portable<Weight>;
+}
+
+template <class Weight>
+void matvec_of(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
+  static const RowDot<Weight> dot = best_dot<Weight>();
+  const std::int64_t out = weight.size(0), in = weight.size(1), rows = x.size(0);
+  const Weight* w = weight.const_data_ptr<Weight>();
+  const float* activations = x.const_data_ptr<float>();
+  float* result = y.mutable_data_ptr<float>();
+  // A thread is worth waking for some 32 KB of weights.
+  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, in));
+  at::parallel_for(0, out, grain, [&](std::int64_t begin, std::int64_t end) {
+    float sums[kMatvecRows];
+    for (std::int64_t n = begin; n < end; ++n) {
+      dot(w + n * in, activations, in, rows, sums);
+      for (std::int64_t m = 0; m < rows; ++m) result[m * out + n] = sums[m];
+    }
+  });
+}
+
+}  // namespace
+
+void matvec(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
+  switch (weight.scalar_type()) {
+    case at::kBFloat16: return matvec_of<c10::BFloat16>(weight, x, y);
+    case at::kHalf: return matvec_of<c10::Half>(weight, x, y);
+    default: return matvec_of<float>(weight, x, y);
+  }
+}
+
+}  // namespace vlmzoo

@@ -1,0 +1,150 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "vlmzoo/config.hpp"
+#include "vlmzoo/model.hpp"
+
+/// Heads on a model's outputs, the same for every model. They see ImageFeatures and TextOutput only.
+///   ImageFeatures -> pool [I, C] -> vision_projection [I, H] = embeddings -> ClassificationHead [I, K] = logits
+///   TextOutput -> last position [B, H] = multimodal_embeddings -> ResponseGenerator [B, V] = response_logits
+/// I pictures, B prompts, C width of the vision tower, H width of the text model, K classes, V vocabulary. All in fp32.
+/// Names, file format and the same module in PyTorch: docs/heads.md. Const methods may run concurrently; a head in
+/// training belongs to one thread. Nothing detaches: gradients reach the features and every trainable tensor.
+namespace vlmzoo {
+
+/// [I, C] fp32: `pooler_output` where the model has one, else the mean of `last_hidden_state` over the valid tokens of
+/// all tiles of each picture. Error: kMismatch for shapes that don't fit, or a picture without a valid token.
+at::Tensor pool_image_features(const ImageFeatures& features);
+
+/// Softmax over the last dimension, in fp32.
+at::Tensor probabilities(const at::Tensor& logits);
+
+/// What a head is made for and of; stored in its file.
+struct HeadConfig {
+  std::string model_type;             ///< canonical, of the backbone
+  std::int64_t num_features = 0;      ///< C
+  std::int64_t text_hidden_size = 0;  ///< H
+  std::int64_t vocab_size = 0;        ///< V when the response generator has weights of its own; 0: it shares lm_head
+  ClassifierConfig classifier;
+  std::vector<std::string> class_names;  ///< K names, never empty
+};
+
+/// The head that `config` asks for on the model `info`; classes without names are "0", "1", …. Error: kConfig.
+HeadConfig head_config(const ModelInfo& info, const ModelConfig& config);
+
+/// One tensor of a head, by its name in the file. `tensor` is a handle: writing through it changes the head.
+struct NamedTensor {
+  std::string name;
+  at::Tensor tensor;
+  bool trainable = true;  ///< false: a buffer of batch norm
+};
+
+struct HeadOutput {
+  at::Tensor logits;                 ///< fp32 [I, K]
+  at::Tensor embeddings;             ///< fp32 [I, H]: output of vision_projection
+  at::Tensor response_logits;        ///< fp32 [B, V]; undefined without text
+  at::Tensor multimodal_embeddings;  ///< fp32 [B, H]; undefined without text
+};
+
+/// Hidden layers (Linear -> BatchNorm1d, if asked for -> activation -> Dropout), then a last Linear.
+class ClassificationHead {
+ public:
+  ClassificationHead() = default;
+  /// `tensors` are those of its layers, in the file's order.
+  ClassificationHead(const ClassifierConfig& config, std::span<const NamedTensor> tensors);
+
+  at::Tensor forward(const at::Tensor& x) const;  ///< [I, H] -> [I, K]
+  /// With dropout (ATen's default generator) and batch statistics, which move the running ones. Error: kConfig for a
+  /// batch of one under batch norm.
+  at::Tensor forward_training(const at::Tensor& x);
+
+ private:
+  struct Layer {
+    at::Tensor weight, bias;
+    at::Tensor norm_weight, norm_bias, running_mean, running_var, num_batches_tracked;  // undefined without batch norm
+    double dropout = 0;
+  };
+  at::Tensor run(at::Tensor x, bool training) const;
+
+  std::vector<Layer> layers_;
+  at::Tensor out_weight_, out_bias_;
+  std::string activation_;
+};
+
+/// Linear(H, V) on final hidden states. It is the model's own lm_head until it has weights of its own.
+class ResponseGenerator {
+ public:
+  ResponseGenerator() = default;                          ///< shares lm_head
+  ResponseGenerator(at::Tensor weight, at::Tensor bias);  ///< fp32 [V, H] and [V]
+
+  bool shared() const { return !weight_.defined(); }
+  at::Tensor forward(const Model& model, const at::Tensor& hidden) const;  ///< [..., H] -> fp32 [..., V]
+
+ private:
+  at::Tensor weight_, bias_;
+};
+
+/// All heads of one model. Copies share their tensors.
+class Head {
+ public:
+  /// Errors: kConfig for a config that makes no head, kMismatch with every tensor that is not the config's.
+  Head(HeadConfig config, std::vector<NamedTensor> tensors);
+
+  const HeadConfig& config() const { return config_; }
+  std::int64_t num_classes() const { return static_cast<std::int64_t>(config_.class_names.size()); }
+  /// In the file's order, buffers included. Training sets requires_grad on the trainable ones and steps them in place.
+  const std::vector<NamedTensor>& tensors() const { return tensors_; }
+  const ResponseGenerator& response_generator() const { return response_generator_; }
+
+  /// Inference: fills `logits` and `embeddings`. Error: kMismatch when the features aren't num_features wide.
+  HeadOutput forward(const ImageFeatures& features) const;
+  /// The same from pooled features [I, C], as a feature cache holds them.
+  HeadOutput forward_pooled(const at::Tensor& pooled) const;
+  /// The same with dropout and batch statistics. Error: kConfig for a batch of one under batch norm.
+  HeadOutput forward_training(const at::Tensor& pooled);
+
+  /// The plan's forward with text: all four outputs; `features` may be null, which leaves the first two undefined.
+  /// `inputs` are those that gave `text`: its attention_mask says where each prompt ends. Error: kMismatch.
+  HeadOutput forward_multimodal(const Model& model, const ModelInputs& inputs, const ImageFeatures* features,
+                                const TextOutput& text) const;
+
+  /// The same head with its tensors on `device` (shared where they are there already).
+  Head to(at::Device device) const;
+  /// The same head whose response generator has weights of its own, copied from the model's lm_head (bias 0).
+  Head with_own_response_generator(const Model& model) const;
+
+ private:
+  at::Tensor project(const at::Tensor& pooled) const;
+
+  HeadConfig config_;
+  std::vector<NamedTensor> tensors_;
+  at::Tensor projection_weight_, projection_bias_;
+  ClassificationHead classifier_;
+  ResponseGenerator response_generator_;
+};
+
+/// Seeded values, the same on every machine: Linear uniform in ±1/sqrt(inputs) as in PyTorch, batch norm 1, 0, 0, 1.
+/// Errors: kConfig, kMemory.
+Head fresh_head(const HeadConfig& config, std::int64_t seed);
+
+/// A head file is safetensors with the HeadConfig in its metadata. Errors: kNotFound, kIo.
+void save_head(const std::filesystem::path& path, const Head& head);
+
+/// Errors: kNotFound, kCorrupt (no head file, or broken), kUnsupported (a newer format).
+HeadConfig read_head_config(const std::filesystem::path& path);
+
+/// Reads a head and checks it against model and configuration. Class names and classifier that `config` leaves at their
+/// defaults are the file's. Errors: also kMismatch, naming both sides, or the tensors that don't fit.
+Head load_head(const std::filesystem::path& path, const ModelInfo& info, const ModelConfig& config);
+
+/// The head of `config.head`, or a fresh one from `config.seed`, on the device of `config`. `fresh` says which.
+Head make_head(const ModelInfo& info, const ModelConfig& config, bool* fresh = nullptr);
+
+}  // namespace vlmzoo

@@ -1,0 +1,114 @@
+"""What goes into InternVL: tiles of a picture and token ids of a prompt, made with the reference packages."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from tokenizers import Tokenizer
+from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
+
+Config = dict[str, Any]
+
+IMAGE_MARK = "<image>"
+USABLE = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
+TEMPLATES = {
+    "internvl2_5": (
+        "<|im_start|>system\n你是书生·万象，英文名是InternVL，是由上海人工智能实验室、清华大学及多家合作单位联合开发的多模态大语言模型。"
+        "<|im_end|>\n<|im_start|>user\n",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    "Hermes-2": (
+        "<|im_start|>system\n你是由上海人工智能实验室联合商汤科技开发的书生多模态大模型，英文名叫InternVL, 是一个有用无害的人工智能助手。"
+        "<|im_end|><|im_start|>user\n",
+        "<|im_end|><|im_start|>assistant\n",
+    ),
+}
+
+
+def load_picture(path: Path) -> Image.Image:
+    """The picture as RGB, turned as its EXIF data says."""
+    with Image.open(path) as picture:
+        return ImageOps.exif_transpose(picture).convert("RGB")
+
+
+class Tiler:
+    """dynamic_preprocess of the release, by transformers' class (equal tiles: see README.md)."""
+
+    def __init__(self, size: int, min_tiles: int, max_tiles: int, mean: list[float], std: list[float]) -> None:
+        self._options = {"min_patches": min_tiles, "max_patches": max_tiles, "crop_to_patches": True}
+        self._processor = GotOcr2ImageProcessorPil(
+            size={"height": size, "width": size}, image_mean=mean, image_std=std, **self._options
+        )
+
+    def tiles(self, picture: Image.Image) -> np.ndarray:
+        """uint8 [T, S, S, 3], the thumbnail last."""
+        output = self._processor(picture, do_rescale=False, do_normalize=False, **self._options)
+        return np.stack(output["pixel_values"]).transpose(0, 2, 3, 1).astype(np.uint8)
+
+    def pixel_values(self, picture: Image.Image) -> torch.Tensor:
+        """fp32 [T, 3, S, S], normalised."""
+        output = self._processor(picture, **self._options)
+        return torch.from_numpy(np.stack(output["pixel_values"]).astype(np.float32))
+
+
+def tiles_digest(tiles: list[np.ndarray]) -> str:
+    """SHA-256 of the uint8 tiles [T, S, S, 3] of all pictures, one after another."""
+    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in tiles)).hexdigest()
+
+
+class PromptEncoder:
+    """Token ids of template and question: template control tokens and `USABLE` are special, all else text."""
+
+    def __init__(self, tokenizer_json: Path) -> None:
+        spec = json.loads(tokenizer_json.read_text(encoding="utf-8"))
+        self._special = {token["content"]: token["id"] for token in spec["added_tokens"]}
+        self._plain = Tokenizer.from_str(json.dumps(dict(spec, added_tokens=[])))
+        self.vocab_size = Tokenizer.from_file(str(tokenizer_json)).get_vocab_size()
+
+    def id_of(self, token: str) -> int:
+        """Id of an added token."""
+        return self._special[token]
+
+    def encode(self, pieces: list[tuple[str, bool]]) -> list[int]:
+        """Ids of (text, typed by the user) pieces; plain text on both sides of a border meets before BPE."""
+        ids: list[int] = []
+        text = ""
+        for part, special in self._split(pieces):
+            if special:
+                ids += [*self._encode_plain(text), self._special[part]]
+                text = ""
+            else:
+                text += part
+        return ids + self._encode_plain(text)
+
+    def _split(self, pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
+        parts: list[tuple[str, bool]] = []
+        for text, user in pieces:
+            tokens = USABLE if user else tuple(self._special)
+            pattern = "(" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")"
+            parts += [(part, i % 2 == 1) for i, part in enumerate(re.split(pattern, text))]
+        return parts
+
+    def _encode_plain(self, text: str) -> list[int]:
+        return self._plain.encode(text, add_special_tokens=False).ids if text else []
+
+
+def prompt_pieces(template: str, question: str, tiles: list[int], tokens_per_tile: int) -> list[tuple[str, bool]]:
+    """The whole prompt as (text, typed by the user) pieces; `tiles`: how many tiles each picture has."""
+    if IMAGE_MARK not in question:
+        question = f"{IMAGE_MARK}\n" * len(tiles) + question
+    texts = question.split(IMAGE_MARK)
+    if len(texts) != len(tiles) + 1:
+        raise ValueError(f"{len(texts) - 1} marks for {len(tiles)} pictures")
+    before, after = TEMPLATES[template]
+    pieces = [(before, False), (texts[0], True)]
+    for count, text in zip(tiles, texts[1:]):
+        pieces += [("<img>" + "<IMG_CONTEXT>" * (count * tokens_per_tile) + "</img>", False), (text, True)]
+    return [*pieces, (after, False)]
