@@ -1,7 +1,5 @@
 // The InternVL adapter against goldens of the reference (tests/reference/make_goldens.py): the checkpoints are made by
 // `vlmzoo init` from the same formula as there.
-#include <doctest/doctest.h>
-
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
@@ -16,6 +14,9 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/registry.hpp"
 #include "vlmzoo/safetensors.hpp"
+
+#undef CHECK  // LibTorch's aborts
+#include <doctest/doctest.h>
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;
@@ -103,7 +104,9 @@ TEST_CASE("InternVL gives the reference's pixels, token ids, hidden states, logi
   const auto new_tokens = manifest.at("max_new_tokens").get<std::int64_t>();
   REQUIRE(manifest.at("runs").size() >= 20);
   for (const auto& [name, facts] : manifest.at("cases").items()) {
-    const auto model = open_model(checkpoint(name, facts.at("seed").get<std::int64_t>()));
+    const std::map<std::string, std::string> dtypes = {{"float32", "fp32"}, {"bfloat16", "bf16"}, {"float16", "fp16"}};
+    const std::string dtype = dtypes.at(facts.at("dtype").get<std::string>());
+    const auto model = open_model(checkpoint(name, facts.at("seed").get<std::int64_t>(), dtype));
     for (const Json& run : manifest.at("runs")) {
       if (run.at("case") != name) continue;
       const std::string file = run.at("file").get<std::string>();
