@@ -2,9 +2,9 @@
 # What `make demo` shows: a checkpoint in the released InternVL layout, looked at, classifying and answering about a picture.
 # Usage: apps/demo.sh PROGRAM
 set -euo pipefail
-program=$1
+program=$(realpath "$1")
 root=$(cd "$(dirname "$0")/.." && pwd)
-folder=$(dirname "$program")/../demo
+folder=$(dirname "$(dirname "$program")")/demo
 picture=$root/configs/demo/receipts.jpg
 mkdir -p "$folder"
 

@@ -20,7 +20,8 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 
 /// Number `step` of the stream of `seed`, in [0, 1).
 double uniform(std::int64_t seed, std::int64_t step) {
-  std::uint64_t z = static_cast<std::uint64_t>(seed) * 0xD1342543DE82EF95ULL + static_cast<std::uint64_t>(step + 1) * 0x9E3779B97F4A7C15ULL;
+  std::uint64_t z = static_cast<std::uint64_t>(seed) * 0xD1342543DE82EF95ULL +
+                    static_cast<std::uint64_t>(step + 1) * 0x9E3779B97F4A7C15ULL;
   z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
   z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
   return static_cast<double>((z ^ (z >> 31)) >> 11) * 0x1.0p-53;
@@ -30,9 +31,16 @@ double uniform(std::int64_t seed, std::int64_t step) {
 class Writer {
  public:
   Writer(const Tokenizer* tokenizer, const GenerationConfig& config, std::vector<TokenId> prompt)
-      : stops_(config.stop), seen_(std::move(prompt)), penalized_(config.repetition_penalty != 1.0) {
-    if (tokenizer != nullptr) stream_.emplace(*tokenizer);
-    for (const std::string& stop : stops_) longest_ = std::max(longest_, stop.size());
+      : seen_(std::move(prompt)), penalized_(config.repetition_penalty != 1.0) {
+    if (tokenizer != nullptr) {
+      stream_.emplace(*tokenizer);
+      vocabulary_ = tokenizer->size();
+    }
+    for (const std::string& stop : config.stop) {
+      if (stop.empty()) continue;
+      stops_.push_back(stop);
+      longest_ = std::max(longest_, stop.size());
+    }
   }
 
   /// Takes a token; returns the text that may be shown now.
@@ -40,7 +48,8 @@ class Writer {
     answer_.ids.push_back(id);
     if (penalized_) seen_.push_back(id);
     if (std::find(stop_ids.begin(), stop_ids.end(), id) != stop_ids.end()) return end(FinishReason::kStopToken);
-    if (stream_) grow(stream_->push(id));
+    // Rows that only fill up the embedding have no text, as in the reference.
+    if (stream_ && id < vocabulary_) grow(stream_->push(id));
     return done_ ? show(answer_.text.size()) : show(answer_.text.size() - held_back());
   }
 
@@ -90,13 +99,20 @@ class Writer {
   std::optional<TextStream> stream_;
   std::vector<std::string> stops_;
   std::vector<TokenId> seen_;
+  TokenId vocabulary_ = 0;
   std::size_t longest_ = 0, shown_ = 0;
   bool penalized_ = false, done_ = false;
 };
 
 std::vector<std::vector<TokenId>> prompts_of(const ModelInputs& inputs) {
+  if (!inputs.input_ids.defined() || inputs.input_ids.dim() != 2 ||
+      (inputs.attention_mask.defined() && inputs.attention_mask.sizes() != inputs.input_ids.sizes())) {
+    throw Error(ErrorCode::kMismatch,
+                "generate() needs input_ids [B, L] and an attention_mask of the same shape or none");
+  }
   const at::Tensor ids = inputs.input_ids.cpu().contiguous();
-  const at::Tensor mask = inputs.attention_mask.defined() ? inputs.attention_mask.cpu().to(at::kBool).contiguous() : at::Tensor();
+  const at::Tensor mask =
+      inputs.attention_mask.defined() ? inputs.attention_mask.cpu().to(at::kBool).contiguous() : at::Tensor();
   std::vector<std::vector<TokenId>> prompts(static_cast<std::size_t>(ids.size(0)));
   for (std::int64_t i = 0; i < ids.numel(); ++i) {
     if (mask.defined() && !mask.const_data_ptr<bool>()[i]) continue;
@@ -129,7 +145,8 @@ class Batch {
       Writer& writer = writers_[b];
       if (writer.done()) continue;
       const auto row = static_cast<std::int64_t>(b);
-      const TokenId id = sample(logits.select(0, row).select(0, 0), config_, writer.seen(), uniform(config_.seed, step));
+      const TokenId id =
+          sample(logits.select(0, row).select(0, 0), config_, writer.seen(), uniform(config_.seed, step));
       emit(b, writer.push(id, model_.info().stop_ids));
       if (!writer.done() && step + 1 == config_.max_new_tokens) emit(b, writer.end(FinishReason::kLength));
       next.input_ids.select(0, row).fill_(id);
@@ -166,15 +183,20 @@ std::vector<Answer> generate(const Model& model, const ModelInputs& inputs, cons
   const c10::AutoGradMode no_grad(false);
   Batch batch(model, inputs, config, on_text);
   const std::int64_t context = model.info().context_length;
-  if (batch.longest() + config.max_new_tokens > context) {
-    throw Error(ErrorCode::kUsage, fmt::format("the prompt has {} tokens and max_new_tokens is {}, together more than the model's context of {}; "
-                                               "shorten the prompt, or lower max_new_tokens or model.max_tiles",
-                                               batch.longest(), config.max_new_tokens, context));
+  if (config.max_new_tokens < 0)
+    throw Error(ErrorCode::kUsage, fmt::format("max_new_tokens is {}; give 0 or more", config.max_new_tokens));
+  if (config.max_new_tokens > context - batch.longest()) {
+    throw Error(
+        ErrorCode::kUsage,
+        fmt::format("the prompt has {} tokens and max_new_tokens is {}, together more than the model's context of {}; "
+                    "shorten the prompt, or lower max_new_tokens or model.max_tiles",
+                    batch.longest(), config.max_new_tokens, context));
   }
   GenerationTimes measured;
   measured.prompt_tokens = batch.tokens();
-  if (config.max_new_tokens == 0) {
+  if (config.max_new_tokens == 0 || inputs.input_ids.size(0) == 0) {
     batch.end(FinishReason::kLength);
+    if (times != nullptr) *times = measured;
     return batch.take();
   }
   auto start = std::chrono::steady_clock::now();

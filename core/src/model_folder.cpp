@@ -21,14 +21,16 @@ void make_trainable(Weights::Source& source, const ModelConfig& config) {
 
 ModelFolder::ModelFolder(const ModelConfig& config) {
   if (config.pretrained_path.empty()) {
-    throw Error(ErrorCode::kConfig, "model.pretrained_path is not set; give the folder of a Hugging Face checkpoint or its name in the "
-                                    "local hub cache (org/name)");
+    throw Error(ErrorCode::kConfig,
+                "model.pretrained_path is not set; give the folder of a Hugging Face checkpoint or its name in the "
+                "local hub cache (org/name)");
   }
   path_ = resolve_pretrained_path(config.pretrained_path);
   const std::filesystem::path file = path_ / "config.json";
   if (!std::filesystem::exists(file)) {
-    throw Error(ErrorCode::kNotFound, fmt::format("{} has no config.json, so it is no Hugging Face checkpoint; download the whole folder",
-                                                  path_.string()));
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{} has no config.json, so it is no Hugging Face checkpoint; download the whole folder",
+                            path_.string()));
   }
   config_ = read_json(file);
   if (config.pretrained) checkpoint_ = std::make_unique<Checkpoint>(path_);

@@ -9,8 +9,9 @@
 namespace vlmzoo {
 namespace {
 
-/// The ranking of LibTorch's kernels turns over between processors (docs/precision.md has the measurements): bf16 products
-/// are the fastest with avx512_bf16 or AMX and eight times slower than fp32 without; there FBGEMM's 16-bit weights win.
+/// The ranking of LibTorch's kernels turns over between processors (docs/precision.md has the measurements): bf16
+/// products are the fastest with avx512_bf16 or AMX and eight times slower than fp32 without; there FBGEMM's 16-bit
+/// weights win.
 Precision automatic(const at::Device& device) {
   if (device.is_cuda()) return Precision::kBf16;
   const CpuFeatures& cpu = cpu_features();
@@ -23,14 +24,16 @@ Precision resolve(Precision asked, bool int8, const at::Device& device, Role rol
   const Precision chosen = int8 && asked == Precision::kAuto ? Precision::kInt8 : asked;
   if (chosen == Precision::kAuto) return automatic(device);
   if (chosen == Precision::kInt8 && device.is_cuda()) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("precision int8 of the {} works on the CPU only; on CUDA use bf16, fp16 or fp32", to_string(role)));
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("precision int8 of the {} works on the CPU only; on CUDA use bf16, fp16 or fp32", to_string(role)));
   }
   if (chosen == Precision::kInt8 && !cpu_features().avx2) {
     throw Error(ErrorCode::kUnsupported, "precision int8 needs a processor with AVX2; use fp32, bf16 or fp16 here");
   }
   if (chosen == Precision::kBf16 && device.is_cpu() && !cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
-    warn_once("precision bf16 is slow on this processor (no avx512_bf16, no AMX); fp16 has the same size and fp32's speed");
+    warn_once(
+        "precision bf16 is slow on this processor (no avx512_bf16, no AMX); fp16 has the same size and fp32's speed");
   }
   return chosen;
 }
@@ -40,8 +43,9 @@ Precision resolve(Precision asked, bool int8, const at::Device& device, Role rol
 at::Device resolve_device(const std::string& device) {
   if (device == "cpu" || (device == "auto" && !at::hasCUDA())) return at::kCPU;
   if (!at::hasCUDA()) {
-    throw Error(ErrorCode::kUnsupported,
-                fmt::format("model.device is '{}', but this LibTorch has no CUDA or no GPU is there; use cpu or auto", device));
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("model.device is '{}', but this LibTorch has no CUDA or no GPU is there; use cpu or auto", device));
   }
   return at::Device(device == "auto" ? "cuda" : device);
 }

@@ -31,6 +31,7 @@ void penalize(std::vector<float>& scores, std::span<const TokenId> seen, double 
   }
 }
 
+/// Best first. Ties with the last one stay, as in transformers: 16-bit logits have many.
 std::vector<Candidate> top_k(const std::vector<float>& scores, std::int64_t k) {
   std::vector<Candidate> all(scores.size());
   for (std::size_t i = 0; i < scores.size(); ++i) all[i] = {scores[i], static_cast<TokenId>(i)};
@@ -39,7 +40,9 @@ std::vector<Candidate> top_k(const std::vector<float>& scores, std::int64_t k) {
   };
   if (k > 0 && k < static_cast<std::int64_t>(all.size())) {
     std::nth_element(all.begin(), all.begin() + (k - 1), all.end(), better);
-    all.resize(static_cast<std::size_t>(k));
+    const float last = all[static_cast<std::size_t>(k - 1)].score;
+    all.erase(std::remove_if(all.begin() + k, all.end(), [&](const Candidate& other) { return other.score < last; }),
+              all.end());
   }
   std::sort(all.begin(), all.end(), better);
   return all;
@@ -47,23 +50,25 @@ std::vector<Candidate> top_k(const std::vector<float>& scores, std::int64_t k) {
 
 }  // namespace
 
-TokenId sample(const at::Tensor& logits, const GenerationConfig& config, std::span<const TokenId> seen, double uniform) {
+TokenId sample(const at::Tensor& logits, const GenerationConfig& config, std::span<const TokenId> seen,
+               double uniform) {
   const at::Tensor flat = logits.to(at::kCPU, at::kFloat).contiguous();
   const std::span<const float> raw(flat.const_data_ptr<float>(), static_cast<std::size_t>(flat.numel()));
   if (!std::isfinite(std::accumulate(raw.begin(), raw.end(), 0.0))) {
-    throw Error(ErrorCode::kInternal, "the model's logits are not finite; the weights may be damaged, or a precision too narrow for them");
+    throw Error(ErrorCode::kInternal,
+                "the model's logits are not finite; the weights may be damaged, or a precision too narrow for them");
   }
   const bool penalized = config.repetition_penalty != 1.0;
   if (config.temperature == 0 && !penalized) return argmax(raw);
   std::vector<float> scores(raw.begin(), raw.end());
   if (penalized) penalize(scores, seen, config.repetition_penalty);
   if (config.temperature == 0) return argmax(scores);
-  for (float& score : scores) score = static_cast<float>(score / config.temperature);
   const std::vector<Candidate> candidates = top_k(scores, config.top_k);
   std::vector<double> weights(candidates.size());
   double total = 0;
   for (std::size_t i = 0; i < candidates.size(); ++i) {
-    total += weights[i] = std::exp(static_cast<double>(candidates[i].score) - candidates.front().score);
+    total += weights[i] =
+        std::exp((static_cast<double>(candidates[i].score) - candidates.front().score) / config.temperature);
   }
   // top-p keeps a token while the probability of the better ones is below it; the best one always stays.
   double kept = 0;

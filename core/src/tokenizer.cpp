@@ -41,7 +41,7 @@ std::string normalized_content(const AddedToken& token, bool nfc) {
   return token.normalized && nfc ? to_nfc(token.content, no_marks) : token.content;
 }
 
-AddedTokenFinder finder(const TokenizerFile& file, bool normalized, const std::string& where) {
+AddedTokenFinder finder(const TokenizerFile& file, bool normalized) {
   std::vector<AddedTokenFinder::Entry> entries;
   std::vector<std::string> patterns;
   for (const AddedToken& token : file.added_tokens) {
@@ -52,7 +52,7 @@ AddedTokenFinder finder(const TokenizerFile& file, bool normalized, const std::s
   std::sort(patterns.begin(), patterns.end());
   if (const auto twice = std::adjacent_find(patterns.begin(), patterns.end()); twice != patterns.end()) {
     throw Error(ErrorCode::kCorrupt,
-                fmt::format("{}: added_tokens: two of them are '{}' when normalised", where, shortened(*twice)));
+                fmt::format("{}: added_tokens: two of them are '{}' when normalised", file.where, shortened(*twice)));
   }
   return AddedTokenFinder(std::move(entries));
 }
@@ -65,13 +65,13 @@ struct Tokenizer::Impl {
     bool special = false;
   };
 
-  Impl(TokenizerFile file, const std::string& where)
-      : verbatim(finder(file, false, where)),
-        normalized(finder(file, true, where)),
+  explicit Impl(TokenizerFile file)
+      : verbatim(finder(file, false)),
+        normalized(finder(file, true)),
         vocabulary(std::move(file.vocabulary)),
         patterns(std::move(file.patterns)),
         nfc(file.nfc),
-        bpe(*vocabulary, byte_ids(*vocabulary, where), file.merges, file.ignore_merges) {
+        bpe(*vocabulary, byte_ids(*vocabulary, file.where), file.merges, file.ignore_merges) {
     for (const AddedToken& token : file.added_tokens) {
       added_ids.emplace(token.content, token.id);
       // Decoding gives the form that was looked for in the text, as the reference does.
@@ -146,10 +146,17 @@ struct Tokenizer::Impl {
 };
 
 Tokenizer::Tokenizer(const std::filesystem::path& tokenizer_json)
-    : impl_(std::make_unique<Impl>(read_tokenizer_file(tokenizer_json), tokenizer_json.string())) {}
+    : impl_(std::make_unique<Impl>(read_tokenizer_file(tokenizer_json))) {}
+Tokenizer::Tokenizer(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Tokenizer::~Tokenizer() = default;
 Tokenizer::Tokenizer(Tokenizer&&) noexcept = default;
 Tokenizer& Tokenizer::operator=(Tokenizer&&) noexcept = default;
+
+std::optional<Tokenizer> Tokenizer::open(const std::filesystem::path& folder) {
+  std::optional<TokenizerFile> file = read_tokenizer_folder(folder);
+  if (!file) return std::nullopt;
+  return Tokenizer(std::make_unique<Impl>(std::move(*file)));
+}
 
 std::vector<TokenId> Tokenizer::encode(std::string_view text) const { return impl_->encode(text, {}, {}); }
 

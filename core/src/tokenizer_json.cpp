@@ -3,18 +3,24 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <charconv>
 #include <string_view>
 #include <unordered_set>
 #include <utility>
 
 #include "shortened.hpp"
 #include "vlmzoo/error.hpp"
+#include "vlmzoo/files.hpp"
 #include "vlmzoo/json.hpp"
 
 namespace vlmzoo {
 namespace {
 
 constexpr std::size_t kLongestAddedToken = 1024;  // bounds the work of looking for them
+
+// transformers, Qwen2Converter.
+constexpr const char* kQwen2Pattern =
+    R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+)";
 
 /// A value and its place in the file. (JsonView reads configuration: kConfig. A wrong type here is a broken file.)
 class Node {
@@ -37,6 +43,9 @@ class Node {
     return {found == json_->end() ? kAbsent : *found, file_, field_.empty() ? key : field_ + "." + key};
   }
   Node element(std::size_t index) const { return {(*json_)[index], file_, fmt::format("{}[{}]", field_, index)}; }
+  const Json::object_t& members() const {
+    return expect(json_->is_object(), "an object").json_->get_ref<const Json::object_t&>();
+  }
   std::size_t list_size() const { return expect(json_->is_array(), "a list").json_->size(); }
 
   bool is_null() const { return json_->is_null(); }
@@ -220,12 +229,10 @@ std::vector<AddedToken> read_added_tokens(const Node& node, const Vocabulary& vo
   return tokens;
 }
 
-}  // namespace
-
-TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
-  const Json json = read_json(path);
-  const Node root(json, path.string());
+TokenizerFile read_tokenizer(const Json& json, const std::string& where) {
+  const Node root(json, where);
   TokenizerFile file;
+  file.where = where;
   if (const Node version = root["version"]; !version.is_null() && version.text() != "1.0") version.refuse("1.0");
   // The small parts first: a tokenizer of another kind is told by them, whatever its model looks like.
   if (!root["model"].json().is_object()) root["model"].corrupt("expected an object");
@@ -237,6 +244,129 @@ TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
   read_model(root["model"], file);
   file.added_tokens = read_added_tokens(root["added_tokens"], *file.vocabulary);
   return file;
+}
+
+bool is_there(const std::filesystem::path& path) {
+  std::error_code error;  // one that hides whether it is there comes up again when it is read
+  return std::filesystem::status(path, error).type() != std::filesystem::file_type::not_found;
+}
+
+/// A file that stands for a part of the missing tokenizer.json.
+std::filesystem::path part(const std::filesystem::path& folder, const char* name) {
+  if (is_there(folder / name)) return folder / name;
+  throw Error(ErrorCode::kNotFound,
+              fmt::format("{} has no {}; without a tokenizer.json it needs vocab.json, merges.txt and "
+                          "tokenizer_config.json, add the file from the release",
+                          folder.string(), name));
+}
+
+/// With the "#version" line, which a tokenizer.json may hold too.
+Json lines_of_merges(const std::filesystem::path& path) {
+  const std::string text = read_file(path);
+  Json lines = Json::array();
+  for (std::string_view rest = text; !rest.empty();) {
+    const std::size_t end = std::min(rest.find('\n'), rest.size());
+    std::string_view line = rest.substr(0, end);
+    rest.remove_prefix(std::min(end + 1, rest.size()));
+    if (line.ends_with('\r')) line.remove_suffix(1);
+    if (line.empty()) continue;
+    if (std::cmp_greater_equal(lines.size(), kIdLimit)) {
+      throw Error(ErrorCode::kCorrupt, fmt::format("{} has more than {} lines", path.string(), kIdLimit));
+    }
+    lines.push_back(line);
+  }
+  return lines;
+}
+
+/// Adds what an object names as special under "eos_token" and the like: a text, an object with "content", or a list.
+void collect_special(const Json& json, std::unordered_set<std::string>& special) {
+  for (const auto& [key, value] : json.items()) {
+    if (!key.ends_with("_token") && !key.ends_with("_special_tokens")) continue;
+    for (const Json& token : value.is_array() ? value : Json::array({value})) {
+      const Json content = token.is_object() ? token.value("content", Json()) : token;
+      if (content.is_string()) special.insert(content.get<std::string>());
+    }
+  }
+}
+
+Json listed_added_tokens(const std::filesystem::path& folder, const Json& config) {
+  Json tokens = Json::array();
+  if (!is_there(folder / "added_tokens.json")) return tokens;
+  std::unordered_set<std::string> special;
+  collect_special(config, special);
+  if (is_there(folder / "special_tokens_map.json")) {
+    collect_special(read_json(folder / "special_tokens_map.json"), special);
+  }
+  const Json ids = read_json(folder / "added_tokens.json");
+  for (const auto& [content, id] : ids.items()) {
+    const bool is_special = special.empty() || special.contains(content);
+    tokens.push_back({{"content", content},
+                      {"id", id},
+                      {"special", is_special},
+                      {"normalized", !is_special},
+                      {"single_word", false},
+                      {"lstrip", false},
+                      {"rstrip", false}});
+  }
+  return tokens;
+}
+
+Json described_added_tokens(const Node& decoder) {
+  Json tokens = Json::array();
+  for (const auto& [key, entry] : decoder.members()) {
+    std::uint32_t id = 0;
+    const auto [end, error] = std::from_chars(key.data(), key.data() + key.size(), id);
+    if (error != std::errc() || end != key.data() + key.size()) {
+      decoder.corrupt(fmt::format("expected ids as keys, got '{}'", shortened(key)));
+    }
+    if (!entry.is_object()) decoder[key].corrupt("expected an object");
+    tokens.push_back(entry);
+    tokens.back()["id"] = id;
+  }
+  return tokens;
+}
+
+/// What transformers' Qwen2Converter makes of the files, in the form of a tokenizer.json.
+Json compose_qwen2(const std::filesystem::path& folder) {
+  const std::filesystem::path config_file = part(folder, "tokenizer_config.json");
+  const Json json = read_json(config_file);
+  const Node config(json, config_file.string());
+  const Node type = config["tokenizer_class"];
+  if (const std::string name = type.is_null() ? "none" : type.text();
+      name != "Qwen2Tokenizer" && name != "Qwen2TokenizerFast") {
+    type.unsupported(
+        fmt::format("vocab.json and merges.txt of the class '{}' are not supported, expected Qwen2Tokenizer; "
+                    "any other needs a tokenizer.json in the folder",
+                    shortened(name)));
+  }
+  config["split_special_tokens"].expect_boolean(false, false);
+  const bool prefix_space = config["add_prefix_space"].boolean_or(false);
+  const Node decoder = config["added_tokens_decoder"];
+  Json tokens = decoder.is_null() ? listed_added_tokens(folder, json) : described_added_tokens(decoder);
+  // The tokenizers library numbers them in this order.
+  std::sort(tokens.begin(), tokens.end(), [](const Json& a, const Json& b) { return a.at("id") < b.at("id"); });
+  Json model = {{"type", "BPE"}};
+  model["vocab"] = read_json(part(folder, "vocab.json"));
+  model["merges"] = lines_of_merges(part(folder, "merges.txt"));
+  Json split = {{"type", "Split"}, {"pattern", {{"Regex", kQwen2Pattern}}}, {"behavior", "Isolated"}};
+  Json byte_level = {{"type", "ByteLevel"}, {"add_prefix_space", prefix_space}, {"use_regex", false}};
+  Json whole = {{"normalizer", {{"type", "NFC"}}}, {"decoder", {{"type", "ByteLevel"}}}};
+  whole["pre_tokenizer"] = {{"type", "Sequence"}, {"pretokenizers", {std::move(split), std::move(byte_level)}}};
+  whole["added_tokens"] = std::move(tokens);
+  whole["model"] = std::move(model);
+  return whole;
+}
+
+}  // namespace
+
+TokenizerFile read_tokenizer_file(const std::filesystem::path& path) {
+  return read_tokenizer(read_json(path), path.string());
+}
+
+std::optional<TokenizerFile> read_tokenizer_folder(const std::filesystem::path& folder) {
+  if (is_there(folder / "tokenizer.json")) return read_tokenizer_file(folder / "tokenizer.json");
+  if (!is_there(folder / "vocab.json") && !is_there(folder / "merges.txt")) return std::nullopt;
+  return read_tokenizer(compose_qwen2(folder), folder.string() + " (vocab.json, merges.txt and the added tokens)");
 }
 
 }  // namespace vlmzoo

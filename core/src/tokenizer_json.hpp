@@ -14,6 +14,7 @@ namespace vlmzoo {
 
 /// What a `tokenizer.json` says, checked.
 struct TokenizerFile {
+  std::string where;                       // for messages
   std::unique_ptr<Vocabulary> vocabulary;  // without added tokens
   std::vector<BpeMerge> merges;
   bool ignore_merges = false;
@@ -24,5 +25,8 @@ struct TokenizerFile {
 
 /// Errors: kNotFound, kCorrupt, kUnsupported.
 TokenizerFile read_tokenizer_file(const std::filesystem::path& path);
+
+/// The same for a model folder (see Tokenizer::open); null when it holds no tokenizer.
+std::optional<TokenizerFile> read_tokenizer_folder(const std::filesystem::path& folder);
 
 }  // namespace vlmzoo

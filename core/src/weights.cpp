@@ -12,6 +12,7 @@
 #include <set>
 
 #include "nn/linear_kernel.hpp"
+#include "shortened.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/progress.hpp"
@@ -20,9 +21,10 @@
 namespace vlmzoo {
 namespace {
 
-constexpr std::int64_t kChunk = std::int64_t{1} << 20;   // elements a thread reads and converts at a time
-constexpr std::int64_t kBlock = std::int64_t{1} << 25;   // fp32 elements staged for packing: 128 MB at most
-constexpr std::size_t kNamed = 20;                       // tensors named in an error
+constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // elements a thread reads and converts at a time
+constexpr std::int64_t kBlock = std::int64_t{1} << 25;  // fp32 elements staged for packing: 128 MB at most
+constexpr std::size_t kNamed = 20;                      // tensors of a kind named in an error,
+constexpr std::size_t kListed = 1100;                   // or as many as fit into that many bytes
 
 std::int64_t product(std::span<const std::int64_t> shape) {
   return std::accumulate(shape.begin(), shape.end(), std::int64_t{1}, std::multiplies<>());
@@ -34,20 +36,26 @@ Precision precision_of(const RolePrecision& precision, Role role) {
 
 std::optional<at::ScalarType> floating_type(DType dtype) {
   switch (dtype) {
-    case DType::kF64: return at::kDouble;
-    case DType::kF32: return at::kFloat;
-    case DType::kF16: return at::kHalf;
-    case DType::kBF16: return at::kBFloat16;
-    default: return std::nullopt;
+    case DType::kF64:
+      return at::kDouble;
+    case DType::kF32:
+      return at::kFloat;
+    case DType::kF16:
+      return at::kHalf;
+    case DType::kBF16:
+      return at::kBFloat16;
+    default:
+      return std::nullopt;
   }
 }
 
-/// "3 missing: a [2, 3], b [4]; …" with at most kNamed names.
+/// "3 missing:", then a tensor per line.
 std::string listing(const char* what, const std::vector<std::string>& lines) {
   if (lines.empty()) return "";
-  const auto shown = std::min(kNamed, lines.size());
   std::string text = fmt::format("\n  {} {}:", lines.size(), what);
-  for (std::size_t i = 0; i < shown; ++i) text += "\n    " + (lines[i].size() > 150 ? lines[i].substr(0, 147) + "…" : lines[i]);
+  std::size_t shown = 0;
+  for (; shown < std::min(kNamed, lines.size()) && text.size() < kListed; ++shown)
+    text += "\n    " + shortened(lines[shown], 150);
   if (lines.size() > shown) text += fmt::format("\n    and {} more", lines.size() - shown);
   return text;
 }
@@ -87,6 +95,12 @@ struct Weights::Impl {
   std::vector<std::string> missing, misshaped;
   std::unique_ptr<Progress> progress;
 
+  /// Bytes read for `count` elements of a tensor, the unit of the progress line.
+  std::uint64_t bytes_read(const std::string& name, std::int64_t count) const {
+    const TensorEntry* entry = source.checkpoint != nullptr ? source.checkpoint->find(name) : nullptr;
+    return static_cast<std::uint64_t>(count) * (entry != nullptr ? size_of(entry->dtype) : sizeof(float));
+  }
+
   void record(Role role, const std::string& name, std::vector<std::int64_t> shape, bool linear) {
     known.insert(name);
     if (source.checkpoint != nullptr) {
@@ -115,11 +129,11 @@ struct Weights::Impl {
         read_chunk(name, shape, first + from, into.narrow(0, from, size), buffer);
       }
     });
-    if (progress) progress->advance(static_cast<std::uint64_t>(count) * into.element_size());
+    if (progress) progress->advance(bytes_read(name, count));
   }
 
-  void read_chunk(const std::string& name, std::span<const std::int64_t> shape, std::int64_t first, const at::Tensor& into,
-                  std::vector<std::byte>& buffer) const {
+  void read_chunk(const std::string& name, std::span<const std::int64_t> shape, std::int64_t first,
+                  const at::Tensor& into, std::vector<std::byte>& buffer) const {
     const auto count = static_cast<std::size_t>(into.numel());
     if (source.checkpoint == nullptr) {
       buffer.resize(count * sizeof(float));
@@ -183,7 +197,10 @@ Weights Weights::load(const Weights& plan) {
   impl->source = plan.impl_->source;
   impl->planning = false;
   impl->parameters = plan.impl_->parameters;
-  const std::uint64_t bytes = impl->parameters.bytes(impl->source.precision, impl->source.roles);
+  std::uint64_t bytes = 0;
+  for (const Parameter& parameter : impl->parameters.list) {
+    if (impl->source.roles.has(parameter.role)) bytes += impl->bytes_read(parameter.name, parameter.count());
+  }
   impl->progress = std::make_unique<Progress>("loading weights", bytes, "B");
   return Weights(std::move(impl));
 }
@@ -194,9 +211,12 @@ at::Device Weights::device() const { return impl_->source.device; }
 
 at::ScalarType Weights::activation_type(Role role) const {
   switch (precision_of(impl_->source.precision, role)) {
-    case Precision::kBf16: return at::kBFloat16;
-    case Precision::kFp16: return impl_->source.device.is_cpu() ? at::kFloat : at::kHalf;
-    default: return at::kFloat;
+    case Precision::kBf16:
+      return at::kBFloat16;
+    case Precision::kFp16:
+      return impl_->source.device.is_cpu() ? at::kFloat : at::kHalf;
+    default:
+      return at::kFloat;
   }
 }
 
@@ -254,7 +274,8 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
       bias_names.push_back(name + ".bias");
     }
     const at::Tensor weight = impl_->trained(weight_names, role, matrix.to(impl_->source.device));
-    return Linear::plain(weight, bias ? impl_->trained(bias_names, role, biases.to(impl_->source.device, type)) : at::Tensor());
+    return Linear::plain(weight,
+                         bias ? impl_->trained(bias_names, role, biases.to(impl_->source.device, type)) : at::Tensor());
   }
   std::vector<Linear> blocks;
   const std::int64_t rows = std::max<std::int64_t>(1, kBlock / in);
@@ -287,16 +308,19 @@ void Weights::check() const {
   }
   if (impl_->missing.empty() && impl_->misshaped.empty() && unexpected.empty()) return;
   std::string folder = impl_->source.checkpoint->folder().string();
-  throw Error(ErrorCode::kMismatch, fmt::format("the weights in {} do not fit its config.json:{}{}{}", folder,
-                                                listing("missing", impl_->missing), listing("of another shape or type", impl_->misshaped),
-                                                listing("unexpected", unexpected)));
+  throw Error(
+      ErrorCode::kMismatch,
+      fmt::format("the weights in {} do not fit its config.json:{}{}{}", folder, listing("missing", impl_->missing),
+                  listing("of another shape or type", impl_->misshaped), listing("unexpected", unexpected)));
 }
 
 void check_memory(const Weights& plan) {
   const auto& source = plan.impl_->source;
   if (!source.device.is_cpu()) return;
   const std::uint64_t margin = 300'000'000, free = available_memory();
-  const auto need = [&](const RolePrecision& precision) { return plan.parameters().bytes(precision, source.roles) + margin; };
+  const auto need = [&](const RolePrecision& precision) {
+    return plan.parameters().bytes(precision, source.roles) + margin;
+  };
   const std::uint64_t needed = need(source.precision);
   if (needed <= free) return;
   std::string advice = "no precision fits; free some memory or use a smaller model";
@@ -306,9 +330,9 @@ void check_memory(const Weights& plan) {
       break;
     }
   }
-  throw Error(ErrorCode::kMemory, fmt::format("the model needs {} (weights {}, and {} to work) and {} are free; {}",
-                                              format_bytes(needed), format_bytes(needed - margin), format_bytes(margin),
-                                              format_bytes(free), advice));
+  throw Error(ErrorCode::kMemory,
+              fmt::format("the model needs {} (weights {}, and {} to work) and {} are free; {}", format_bytes(needed),
+                          format_bytes(needed - margin), format_bytes(margin), format_bytes(free), advice));
 }
 
 }  // namespace vlmzoo

@@ -17,7 +17,9 @@ Image clip_square(const Image& image, std::int64_t side) {
   const bool wide = image.width >= image.height;
   const Image resized = resize(image, wide ? scaled : side, wide ? side : scaled, Resample::kBicubic);
   // CenterCrop rounds half to even, as Python's round() does.
-  const auto offset = [&](std::int64_t size) { return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(size - side) / 2.0)); };
+  const auto offset = [&](std::int64_t size) {
+    return static_cast<std::int64_t>(std::nearbyint(static_cast<double>(size - side) / 2.0));
+  };
   return crop(resized, offset(resized.width), offset(resized.height), side, side);
 }
 
@@ -34,7 +36,8 @@ std::pair<std::int64_t, std::int64_t> choose_grid(std::int64_t width, std::int64
       if (tiles % columns != 0) continue;
       const std::int64_t rows = tiles / columns;
       const double difference = std::abs(aspect - static_cast<double>(columns) / static_cast<double>(rows));
-      const bool larger = area > 0.5 * static_cast<double>(config.tile_size * config.tile_size) * static_cast<double>(tiles);
+      const bool larger =
+          area > 0.5 * static_cast<double>(config.tile_size * config.tile_size) * static_cast<double>(tiles);
       if (difference < best || (difference == best && larger)) grid = {columns, rows};
       best = std::min(best, difference);
     }
@@ -50,7 +53,8 @@ std::vector<Image> make_tiles(const Image& image, const ImageConfig& config) {
   if (columns * rows == 1) return {whole};
   std::vector<Image> tiles;
   for (std::int64_t row = 0; row < rows; ++row) {
-    for (std::int64_t column = 0; column < columns; ++column) tiles.push_back(crop(whole, column * side, row * side, side, side));
+    for (std::int64_t column = 0; column < columns; ++column)
+      tiles.push_back(crop(whole, column * side, row * side, side, side));
   }
   if (config.thumbnail) tiles.push_back(resize(image, side, side, Resample::kBicubic));
   return tiles;
@@ -61,7 +65,8 @@ at::Tensor normalize_tiles(const std::vector<Image>& tiles, const ImageConfig& c
   std::array<std::array<float, 256>, 3> table{};
   for (std::size_t channel = 0; channel < 3; ++channel) {
     for (std::size_t value = 0; value < 256; ++value) {
-      table[channel][value] = static_cast<float>((static_cast<double>(value) / 255.0 - config.mean[channel]) / config.std[channel]);
+      table[channel][value] =
+          static_cast<float>((static_cast<double>(value) / 255.0 - config.mean[channel]) / config.std[channel]);
     }
   }
   at::Tensor pixels = at::empty({static_cast<std::int64_t>(tiles.size()), 3, side, side}, at::kFloat);

@@ -2,7 +2,10 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstddef>
+#include <span>
 
 #include "vlmzoo/error.hpp"
 
@@ -10,7 +13,8 @@ namespace vlmzoo::internvl {
 namespace {
 
 constexpr std::array<double, 3> kImageNetMean = {0.485, 0.456, 0.406}, kImageNetStd = {0.229, 0.224, 0.225};
-constexpr std::array<double, 3> kClipMean = {0.48145466, 0.4578275, 0.40821073}, kClipStd = {0.26862954, 0.26130258, 0.27577711};
+constexpr std::array<double, 3> kClipMean = {0.48145466, 0.4578275, 0.40821073},
+                                kClipStd = {0.26862954, 0.26130258, 0.27577711};
 constexpr std::int64_t kClipSize = 224;
 
 // OpenGVLab/InternVL, internvl/conversation.py.
@@ -27,7 +31,8 @@ constexpr const char* kSystemHermes =
 std::int64_t square_side(const JsonView& view, const std::string& key, std::int64_t high) {
   if (!view.has(key) || !view.json().at(key).is_array()) return view.integer(key, 1, high);
   const Json& sides = view.json().at(key);
-  if (sides.size() != 2 || sides[0] != sides[1] || !sides[0].is_number_integer()) unsupported(view.at(key), sides.dump(), "a square");
+  if (sides.size() != 2 || sides[0] != sides[1] || !sides[0].is_number_integer())
+    unsupported(view.at(key), sides.dump(), "a square");
   const Json single = {{key, sides[0]}};
   return JsonView(single, view.at(key)).integer(key, 1, high);
 }
@@ -44,35 +49,41 @@ VisionConfig read_vision(const JsonView& view, bool hf) {
   vision.qkv_bias = view.boolean_or(hf ? "attention_bias" : "qkv_bias", false);
   vision.qk_norm = view.boolean_or(hf ? "use_qk_norm" : "qk_normalization", !hf);
   const std::string norm = view.text_or("norm_type", hf ? "layer_norm" : "rms_norm");
-  if (norm != "layer_norm" && norm != "rms_norm") unsupported(view.at("norm_type"), "'" + norm + "'", "layer_norm, rms_norm");
+  if (norm != "layer_norm" && norm != "rms_norm")
+    unsupported(view.at("norm_type"), "'" + norm + "'", "layer_norm, rms_norm");
   vision.rms_norm = norm == "rms_norm";
   vision.final_norm = hf && !view.boolean_or("use_mean_pooling", true);
   vision.activation = parse_activation(view.text_or("hidden_act", "gelu"), view.at("hidden_act"));
   if (vision.hidden_size % vision.heads != 0) {
-    throw Error(ErrorCode::kConfig, fmt::format("{} is {}, which does not divide hidden_size {}", view.at("num_attention_heads"),
-                                                vision.heads, vision.hidden_size));
+    throw Error(ErrorCode::kConfig, fmt::format("{} is {}, which does not divide hidden_size {}",
+                                                view.at("num_attention_heads"), vision.heads, vision.hidden_size));
   }
   return vision;
 }
 
 DecoderConfig read_text(const JsonView& view) {
   const std::string type = view.text_or("model_type", "");
-  const bool named = view.has("architectures") && view.json().at("architectures").is_array() && !view.json().at("architectures").empty();
+  const bool named = view.has("architectures") && view.json().at("architectures").is_array() &&
+                     !view.json().at("architectures").empty();
   const std::string architecture = named ? view.json().at("architectures")[0].dump() : "";
   if (type != "qwen2" && architecture != "\"Qwen2ForCausalLM\"") {
-    unsupported(view.at("model_type"), fmt::format("'{}'", type.empty() ? architecture : type), "qwen2 (InternVL2.5-1B's language model)");
+    unsupported(view.at("model_type"), fmt::format("'{}'", type.empty() ? architecture : type),
+                "qwen2 (InternVL2.5-1B's language model)");
   }
   if (view.boolean_or("use_sliding_window", false)) unsupported(view.at("use_sliding_window"), "true", "false");
   return DecoderConfig::parse(view, /*qkv_bias=*/true);
 }
 
-std::array<double, 3> three_numbers(const Json& json, const std::string& key, const std::array<double, 3>& otherwise, const std::string& where) {
+std::array<double, 3> three_numbers(const Json& json, const std::string& key, const std::array<double, 3>& otherwise,
+                                    const std::string& where) {
   const auto found = json.find(key);
   if (found == json.end() || found->is_null()) return otherwise;
   std::array<double, 3> values{};
-  if (!found->is_array() || found->size() != 3) throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
+  if (!found->is_array() || found->size() != 3)
+    throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
   for (std::size_t i = 0; i < 3; ++i) {
-    if (!(*found)[i].is_number()) throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
+    if (!(*found)[i].is_number())
+      throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
     values[i] = (*found)[i].get<double>();
   }
   return values;
@@ -111,7 +122,8 @@ TensorNames release_names() {
 /// `model.vision_tower.…`, `model.language_model.…` and `lm_head`.
 TensorNames hf_names(const Checkpoint* checkpoint) {
   const bool nested = checkpoint != nullptr && checkpoint->find("model.vision_tower.embeddings.cls_token") != nullptr;
-  const std::string root = nested ? "model." : "", vision = root + "vision_tower.", connector = root + "multi_modal_projector.";
+  const std::string root = nested ? "model." : "", vision = root + "vision_tower.",
+                    connector = root + "multi_modal_projector.";
   return {.class_embedding = vision + "embeddings.cls_token",
           .position_embedding = vision + "embeddings.position_embeddings",
           .patch_embedding = vision + "embeddings.patch_embeddings.projection",
@@ -132,13 +144,31 @@ TensorNames hf_names(const Checkpoint* checkpoint) {
           .lm_head = nested ? "lm_head" : "language_model.lm_head"};
 }
 
+/// True when both tensors hold the same bytes. transformers 5 ties what is equal and keeps an lm_head that differs.
+bool same_tensor(const Checkpoint& checkpoint, const std::string& a, const std::string& b) {
+  const TensorEntry *first = checkpoint.find(a), *second = checkpoint.find(b);
+  if (first == nullptr || second == nullptr || first->dtype != second->dtype || first->shape != second->shape)
+    return false;
+  constexpr std::uint64_t kPiece = 1 << 22;
+  std::vector<std::byte> left(kPiece), right(kPiece);
+  for (std::uint64_t offset = 0; offset < first->bytes(); offset += kPiece) {
+    const auto size = static_cast<std::size_t>(std::min(kPiece, first->bytes() - offset));
+    checkpoint.read(a, offset, std::span(left).first(size));
+    checkpoint.read(b, offset, std::span(right).first(size));
+    if (!std::equal(left.begin(), left.begin() + static_cast<std::ptrdiff_t>(size), right.begin())) return false;
+  }
+  return true;
+}
+
 void read_release(InternVlConfig& result, const ModelFolder& folder) {
   const JsonView view = folder.config();
   result.vision = read_vision(view.child("vision_config"), /*hf=*/false);
   result.text = read_text(view.child("llm_config"));
   result.names = release_names();
-  if (const auto version = view.text_or("ps_version", "v1"); version != "v2") unsupported(view.at("ps_version"), "'" + version + "'", "v2");
-  if (const auto layer = view.integer_or("select_layer", -1024, 1024, -1); layer != -1) unsupported(view.at("select_layer"), std::to_string(layer), "-1");
+  if (const auto version = view.text_or("ps_version", "v1"); version != "v2")
+    unsupported(view.at("ps_version"), "'" + version + "'", "v2");
+  if (const auto layer = view.integer_or("select_layer", -1024, 1024, -1); layer != -1)
+    unsupported(view.at("select_layer"), std::to_string(layer), "-1");
   ImageConfig& image = result.image;
   image.tile_size = view.integer_or("force_image_size", 1, 1 << 14, result.vision.image_size);
   image.min_tiles = view.integer_or("min_dynamic_patch", 1, 64, 1);
@@ -153,11 +183,20 @@ void read_hf(InternVlConfig& result, const ModelFolder& folder, const JsonView& 
   result.names = hf_names(folder.checkpoint());
   // Since transformers 5 the outer key decides; older folders have it in text_config only.
   result.text.tie_word_embeddings = view.boolean_or("tie_word_embeddings", result.text.tie_word_embeddings);
-  result.connector_activation = parse_activation(view.text_or("projector_hidden_act", "gelu"), view.at("projector_hidden_act"));
-  if (const auto layer = view.integer_or("vision_feature_layer", -1024, 1024, -1); layer != -1) unsupported(view.at("vision_feature_layer"), std::to_string(layer), "-1");
+  const Checkpoint* checkpoint = folder.checkpoint();
+  if (result.text.tie_word_embeddings && checkpoint != nullptr &&
+      checkpoint->find(result.names.lm_head + ".weight") != nullptr) {
+    result.text.tie_word_embeddings =
+        same_tensor(*checkpoint, result.names.text + "embed_tokens.weight", result.names.lm_head + ".weight");
+  }
+  result.connector_activation =
+      parse_activation(view.text_or("projector_hidden_act", "gelu"), view.at("projector_hidden_act"));
+  if (const auto layer = view.integer_or("vision_feature_layer", -1024, 1024, -1); layer != -1)
+    unsupported(view.at("vision_feature_layer"), std::to_string(layer), "-1");
   result.image_token_id = view.integer_or("image_token_id", 0, 1 << 22, -1);
   ImageConfig& image = result.image;
-  image.tile_size = processor.has("size") ? processor.child("size").integer("height", 1, 1 << 14) : result.vision.image_size;
+  image.tile_size =
+      processor.has("size") ? processor.child("size").integer("height", 1, 1 << 14) : result.vision.image_size;
   image.min_tiles = processor.integer_or("min_patches", 1, 64, 1);
   image.max_tiles = processor.integer_or("max_patches", 1, 64, 12);
 }
@@ -167,7 +206,8 @@ Json image_processor(const ModelFolder& folder) {
   Json processor = folder.optional_json("preprocessor_config.json");
   if (!processor.empty()) return processor;
   const Json outer = folder.optional_json("processor_config.json");
-  return outer.contains("image_processor") && outer.at("image_processor").is_object() ? outer.at("image_processor") : Json::object();
+  return outer.contains("image_processor") && outer.at("image_processor").is_object() ? outer.at("image_processor")
+                                                                                      : Json::object();
 }
 
 void apply_pipeline(ImageConfig& image, const ModelConfig& config) {
@@ -175,8 +215,11 @@ void apply_pipeline(ImageConfig& image, const ModelConfig& config) {
   image.min_tiles = std::min(image.min_tiles, image.max_tiles);
   if (config.image_pipeline != "clip") return;
   if (image.tile_size != kClipSize) {
-    throw Error(ErrorCode::kConfig, fmt::format("model.image_pipeline 'clip' makes pictures of {0}×{0} pixels; this checkpoint takes {1}×{1}; use 'native'",
-                                                kClipSize, image.tile_size));
+    throw Error(
+        ErrorCode::kConfig,
+        fmt::format(
+            "model.image_pipeline 'clip' makes pictures of {0}×{0} pixels; this checkpoint takes {1}×{1}; use 'native'",
+            kClipSize, image.tile_size));
   }
   image.clip_pipeline = true;
   image.max_tiles = 1;
@@ -187,8 +230,8 @@ void apply_pipeline(ImageConfig& image, const ModelConfig& config) {
 void check_grid(const InternVlConfig& config, const JsonView& view) {
   const std::int64_t tile = config.image.tile_size, patch = config.vision.patch_size;
   if (tile % patch != 0 || tile / patch % config.downsample != 0) {
-    throw Error(ErrorCode::kConfig, fmt::format("{}: tiles of {} pixels do not divide into patches of {}, {} to a side", view.at("vision_config"), tile,
-                                                patch, config.downsample));
+    throw Error(ErrorCode::kConfig, fmt::format("{}: tiles of {} pixels do not divide into patches of {}, {} to a side",
+                                                view.at("vision_config"), tile, patch, config.downsample));
   }
 }
 
@@ -198,9 +241,12 @@ InternVlConfig InternVlConfig::read(const ModelFolder& folder, const ModelConfig
   const JsonView view = folder.config();
   const std::string type = view.text_or("model_type", "(none)");
   if (type != "internvl" && type != "internvl_chat") {
-    throw Error(ErrorCode::kMismatch, fmt::format("{} holds a model of type '{}', not an InternVL one (internvl, internvl_chat); set model.model_type "
-                                                  "to the adapter for it",
-                                                  folder.path().string(), type));
+    throw Error(
+        ErrorCode::kMismatch,
+        fmt::format(
+            "{} holds a model of type '{}', not an InternVL one (internvl, internvl_chat); set model.model_type "
+            "to the adapter for it",
+            folder.path().string(), type));
   }
   const bool hf = view.has("text_config") && !view.has("llm_config");
   InternVlConfig result;
@@ -213,7 +259,8 @@ InternVlConfig InternVlConfig::read(const ModelFolder& folder, const ModelConfig
     read_release(result, folder);
   }
   const double ratio = view.number_or("downsample_ratio", 0.5);
-  if (ratio <= 0 || ratio > 1 || std::abs(1 / ratio - std::round(1 / ratio)) > 1e-9) unsupported(view.at("downsample_ratio"), std::to_string(ratio), "1/n");
+  if (ratio <= 0 || ratio > 1 || std::abs(1 / ratio - std::round(1 / ratio)) > 1e-9)
+    unsupported(view.at("downsample_ratio"), std::to_string(ratio), "1/n");
   result.downsample = std::lround(1 / ratio);
   result.image.mean = three_numbers(processor_json, "image_mean", kImageNetMean, "preprocessor_config.json");
   result.image.std = three_numbers(processor_json, "image_std", kImageNetStd, "preprocessor_config.json");

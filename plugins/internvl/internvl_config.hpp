@@ -28,8 +28,8 @@ struct ImageConfig {
 
 /// Text around a question.
 struct PromptTemplate {
-  std::string system;     ///< "" leaves the system turn out
-  std::string turn_end;   ///< "<|im_end|>\n" or "<|im_end|>"
+  std::string system;    ///< "" leaves the system turn out
+  std::string turn_end;  ///< "<|im_end|>\n" or "<|im_end|>"
 };
 
 /// Names of one layout's tensors, where they differ.
@@ -49,7 +49,7 @@ struct InternVlConfig {
   PromptTemplate prompt;
   TensorNames names;
   Activation connector_activation = Activation::kGelu;
-  std::int64_t downsample = 2;       ///< patches merged per side
+  std::int64_t downsample = 2;  ///< patches merged per side
   std::int64_t tokens_per_tile = 0;
   std::int64_t image_token_id = -1;  ///< what config.json says it is; -1: nothing
 

@@ -20,7 +20,8 @@ void pad_prompts(const std::vector<std::vector<TokenId>>& prompts, ModelInputs& 
   for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
   const auto rows = static_cast<std::int64_t>(prompts.size());
   inputs.input_ids = at::zeros({rows, static_cast<std::int64_t>(longest)}, at::kLong);
-  const bool padded = std::any_of(prompts.begin(), prompts.end(), [&](const auto& prompt) { return prompt.size() != longest; });
+  const bool padded =
+      std::any_of(prompts.begin(), prompts.end(), [&](const auto& prompt) { return prompt.size() != longest; });
   if (padded) inputs.attention_mask = at::zeros({rows, static_cast<std::int64_t>(longest)}, at::kBool);
   for (std::int64_t row = 0; row < rows; ++row) {
     const auto& prompt = prompts[static_cast<std::size_t>(row)];
@@ -32,12 +33,16 @@ void pad_prompts(const std::vector<std::vector<TokenId>>& prompts, ModelInputs& 
 }  // namespace
 
 InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, Weights& weights)
-    : config_(config), vision_(weights, config), connector_(weights, config), text_type_(weights.activation_type(Role::kLanguage)) {
+    : config_(config),
+      vision_(weights, config),
+      connector_(weights, config),
+      text_type_(weights.activation_type(Role::kLanguage)) {
   const Role role = Role::kLanguage;
   const DecoderConfig& text = config_.text;
   const std::string& prefix = config_.names.text;
   embedding_ = weights.embedding(role, prefix + "embed_tokens.weight", {text.vocab_size, text.hidden_size});
-  for (std::int64_t i = 0; i < text.layers; ++i) layers_.emplace_back(weights, text, fmt::format("{}layers.{}.", prefix, i), i);
+  for (std::int64_t i = 0; i < text.layers; ++i)
+    layers_.emplace_back(weights, text, fmt::format("{}layers.{}.", prefix, i), i);
   norm_ = {weights.tensor(role, prefix + "norm.weight", {text.hidden_size}), text.rms_norm_eps};
   if (text.tie_word_embeddings) {
     lm_head_ = weights.tied_linear(role, embedding_);
@@ -51,11 +56,9 @@ InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, Weig
 }
 
 void InternVl::describe(const ModelFolder& folder) {
-  const std::filesystem::path file = folder.path() / "tokenizer.json";
-  if (std::filesystem::exists(file)) {
-    tokenizer_.emplace(file);
-    special_ = SpecialTokens::find(*tokenizer_, config_, file.string());
-  }
+  tokenizer_ = Tokenizer::open(folder.path());
+  if (tokenizer_)
+    special_ = SpecialTokens::find(*tokenizer_, config_, fmt::format("the tokenizer in {}", folder.path().string()));
   const VisionConfig& vision = config_.vision;
   const DecoderConfig& text = config_.text;
   info_.model_type = "internvl";
@@ -69,16 +72,22 @@ void InternVl::describe(const ModelFolder& folder) {
   info_.tokens_per_tile = config_.tokens_per_tile;
   info_.stop_ids = folder.stop_ids();
   for (const TokenId id : {special_.turn_end, special_.end_of_text}) {
-    if (id >= 0 && std::find(info_.stop_ids.begin(), info_.stop_ids.end(), id) == info_.stop_ids.end()) info_.stop_ids.push_back(id);
+    if (id >= 0 && std::find(info_.stop_ids.begin(), info_.stop_ids.end(), id) == info_.stop_ids.end())
+      info_.stop_ids.push_back(id);
   }
   info_.facts = {
-      {"vision", fmt::format("InternViT: {} layers of {}, {} heads, MLP {}, patch {}{}", vision.layers, vision.hidden_size, vision.heads,
-                             vision.intermediate_size, vision.patch_size, vision.rms_norm ? ", RMSNorm" : "")},
-      {"connector", fmt::format("pixel shuffle 1/{}, {} -> {}", config_.downsample, vision.hidden_size * config_.downsample * config_.downsample, text.hidden_size)},
-      {"language", fmt::format("Qwen2: {} layers of {}, {} heads, {} key heads, MLP {}, {} embeddings", text.layers, text.hidden_size, text.heads,
-                               text.kv_heads, text.intermediate_size, text.tie_word_embeddings ? "tied" : "untied")},
-      {"picture", fmt::format("{0} to {1} tiles of {2}×{2}{3}, {4} tokens each", config_.image.min_tiles, config_.image.max_tiles, config_.image.tile_size,
-                              config_.image.thumbnail && config_.image.max_tiles > 1 ? " and a thumbnail" : "", config_.tokens_per_tile)}};
+      {"vision",
+       fmt::format("InternViT: {} layers of {}, {} heads, MLP {}, patch {}{}", vision.layers, vision.hidden_size,
+                   vision.heads, vision.intermediate_size, vision.patch_size, vision.rms_norm ? ", RMSNorm" : "")},
+      {"connector", fmt::format("pixel shuffle 1/{}, {} -> {}", config_.downsample,
+                                vision.hidden_size * config_.downsample * config_.downsample, text.hidden_size)},
+      {"language", fmt::format("Qwen2: {} layers of {}, {} heads, {} key heads, MLP {}, {} embeddings", text.layers,
+                               text.hidden_size, text.heads, text.kv_heads, text.intermediate_size,
+                               text.tie_word_embeddings ? "tied" : "untied")},
+      {"picture", fmt::format("{0} to {1} tiles of {2}×{2}{3}, {4} tokens each", config_.image.min_tiles,
+                              config_.image.max_tiles, config_.image.tile_size,
+                              config_.image.thumbnail && config_.image.max_tiles > 1 ? " and a thumbnail" : "",
+                              config_.tokens_per_tile)}};
 }
 
 ModelInputs InternVl::preprocess(std::span<const Request> requests, bool vision_only) const {
@@ -94,10 +103,16 @@ ModelInputs InternVl::preprocess(std::span<const Request> requests, bool vision_
     }
     inputs.tiles_per_image.insert(inputs.tiles_per_image.end(), counts.begin(), counts.end());
     if (vision_only) continue;
-    if (!tokenizer_) throw Error(ErrorCode::kNotFound, "the model folder has no tokenizer.json, so it can't read a prompt; add the file from the release");
+    if (!tokenizer_) {
+      throw Error(
+          ErrorCode::kNotFound,
+          "the model folder has no tokenizer.json and no vocab.json with merges.txt, so it can't read a prompt; "
+          "add the files from the release");
+    }
     prompts.push_back(encode_prompt(*tokenizer_, config_, request.text, counts));
     if (const auto length = static_cast<std::int64_t>(prompts.back().size()); length > info_.context_length) {
-      throw Error(ErrorCode::kUsage, fmt::format("the prompt has {} tokens, the model's context is {}; shorten it, or lower model.max_tiles (each tile is {} tokens)",
+      throw Error(ErrorCode::kUsage, fmt::format("the prompt has {} tokens, the model's context is {}; shorten it, or "
+                                                 "lower model.max_tiles (each tile is {} tokens)",
                                                  length, info_.context_length, config_.tokens_per_tile));
     }
   }
@@ -123,7 +138,8 @@ ImageFeatures InternVl::encode_images(const ModelInputs& inputs) const {
 
 std::unique_ptr<KvCache> InternVl::new_cache(std::int64_t batch, std::int64_t capacity) const {
   const DecoderConfig& text = config_.text;
-  return std::make_unique<KvCache>(KvCacheShape{text.layers, batch, capacity, text.kv_heads, text.head_dim}, text_type_, embedding_.device());
+  return std::make_unique<KvCache>(KvCacheShape{text.layers, batch, capacity, text.kv_heads, text.head_dim}, text_type_,
+                                   embedding_.device());
 }
 
 at::Tensor InternVl::embed_tokens(const at::Tensor& ids, const ImageFeatures* features) const {
@@ -131,19 +147,23 @@ at::Tensor InternVl::embed_tokens(const at::Tensor& ids, const ImageFeatures* fe
   if (features == nullptr || !features->image_embeds.defined()) return embedded;
   const at::Tensor places = ids.eq(special_.image_context).nonzero().squeeze(1);
   if (places.size(0) != features->image_embeds.size(0)) {
-    throw Error(ErrorCode::kMismatch, fmt::format("the prompt has places for {} image tokens, the pictures give {}", places.size(0), features->image_embeds.size(0)));
+    throw Error(ErrorCode::kMismatch, fmt::format("the prompt has places for {} image tokens, the pictures give {}",
+                                                  places.size(0), features->image_embeds.size(0)));
   }
   return embedded.index_copy(0, places, features->image_embeds.to(text_type_));
 }
 
-TextOutput InternVl::forward(const ModelInputs& inputs, const ImageFeatures* features, KvCache& cache, std::int64_t logits_to_keep) const {
-  if (!embedding_.defined()) throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
+TextOutput InternVl::forward(const ModelInputs& inputs, const ImageFeatures* features, KvCache& cache,
+                             std::int64_t logits_to_keep) const {
+  if (!embedding_.defined())
+    throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
   const auto on_device = [&](const at::Tensor& t) { return t.defined() ? t.to(embedding_.device()) : t; };
   const PackedTokens tokens = pack_tokens(on_device(inputs.input_ids), on_device(inputs.attention_mask), cache);
   const TokenRows rows = {tokens.lengths, rotary_.tables(tokens.positions)};
   at::Tensor hidden = embed_tokens(tokens.ids, features);
   for (const DecoderLayer& layer : layers_) hidden = layer(hidden, rows, cache);
-  for (std::size_t i = 0; i < tokens.lengths.size(); ++i) cache.advance(static_cast<std::int64_t>(i), tokens.lengths[i]);
+  for (std::size_t i = 0; i < tokens.lengths.size(); ++i)
+    cache.advance(static_cast<std::int64_t>(i), tokens.lengths[i]);
   hidden = norm_(hidden);
   return {unpack_rows(hidden, tokens), lm_head(last_rows(hidden, tokens, logits_to_keep))};
 }

@@ -17,10 +17,11 @@ struct SpecialTokens {
   static SpecialTokens find(const Tokenizer& tokenizer, const InternVlConfig& config, const std::string& where);
 };
 
-/// Ids of one prompt: template, question, and `tiles[i] · tokens_per_tile` image tokens where the i-th `<image>` stands; pictures
-/// of a question without any mark come first. Control tokens that a user typed stay text, except <ref> <box> <quad> and
-/// their ends. Error: kMismatch when marks and pictures differ in number. Source: OpenGVLab/InternVL, InternVLChatModel.chat.
-std::vector<TokenId> encode_prompt(const Tokenizer& tokenizer, const InternVlConfig& config, const std::string& question,
-                                   std::span<const std::int64_t> tiles);
+/// Ids of one prompt: template, question, and `tiles[i] · tokens_per_tile` image tokens where the i-th `<image>`
+/// stands; pictures of a question without any mark come first. Control tokens that a user typed stay text, except <ref>
+/// <box> <quad> and their ends. Error: kMismatch when marks and pictures differ in number. Source: OpenGVLab/InternVL,
+/// InternVLChatModel.chat.
+std::vector<TokenId> encode_prompt(const Tokenizer& tokenizer, const InternVlConfig& config,
+                                   const std::string& question, std::span<const std::int64_t> tiles);
 
 }  // namespace vlmzoo::internvl

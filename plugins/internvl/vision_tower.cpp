@@ -28,7 +28,8 @@ Norm take_norm(Weights& weights, const VisionConfig& vision, const std::string& 
 at::Tensor fit_positions(const at::Tensor& positions, std::int64_t from, std::int64_t to) {
   if (!positions.defined() || from == to) return positions;
   const std::int64_t width = positions.size(2);
-  const at::Tensor grid = positions.narrow(1, 1, from * from).to(at::kFloat).reshape({1, from, from, width}).permute({0, 3, 1, 2});
+  const at::Tensor grid =
+      positions.narrow(1, 1, from * from).to(at::kFloat).reshape({1, from, from, width}).permute({0, 3, 1, 2});
   const at::Tensor fitted = at::upsample_bicubic2d(grid, {to, to}, /*align_corners=*/false);
   const at::Tensor patches = fitted.reshape({1, width, to * to}).permute({0, 2, 1}).to(positions.scalar_type());
   return at::cat({positions.narrow(1, 0, 1), patches}, 1);
@@ -66,7 +67,9 @@ at::Tensor VisionLayer::attend(const at::Tensor& x) const {
     query = query_norm_(query);
     key = key_norm_(key);
   }
-  const auto heads = [&](const at::Tensor& t) { return t.reshape({tiles, tokens, heads_, width / heads_}).transpose(1, 2); };
+  const auto heads = [&](const at::Tensor& t) {
+    return t.reshape({tiles, tokens, heads_, width / heads_}).transpose(1, 2);
+  };
   return output_(attention(heads(query), heads(key), heads(qkv.select(2, 2)), /*causal=*/false));
 }
 
@@ -78,12 +81,15 @@ at::Tensor VisionLayer::operator()(const at::Tensor& x) const {
 VisionTower::VisionTower(Weights& weights, const InternVlConfig& config)
     : patch_size_(config.vision.patch_size), type_(weights.activation_type(kRole)) {
   const VisionConfig& vision = config.vision;
-  const std::int64_t width = vision.hidden_size, grid = vision.image_size / vision.patch_size, tile_grid = config.image.tile_size / vision.patch_size;
+  const std::int64_t width = vision.hidden_size, grid = vision.image_size / vision.patch_size,
+                     tile_grid = config.image.tile_size / vision.patch_size;
   class_embedding_ = weights.tensor(kRole, config.names.class_embedding, {1, 1, width});
   patch_weight_ = weights.tensor(kRole, config.names.patch_embedding + ".weight", {width, 3, patch_size_, patch_size_});
   patch_bias_ = weights.tensor(kRole, config.names.patch_embedding + ".bias", {width});
-  position_embedding_ = fit_positions(weights.tensor(kRole, config.names.position_embedding, {1, grid * grid + 1, width}), grid, tile_grid);
-  for (std::int64_t i = 0; i < vision.layers; ++i) layers_.emplace_back(weights, config, config.names.layers + std::to_string(i) + ".");
+  position_embedding_ = fit_positions(
+      weights.tensor(kRole, config.names.position_embedding, {1, grid * grid + 1, width}), grid, tile_grid);
+  for (std::int64_t i = 0; i < vision.layers; ++i)
+    layers_.emplace_back(weights, config, config.names.layers + std::to_string(i) + ".");
   if (vision.final_norm) {
     final_norm_ = {weights.tensor(kRole, config.names.final_norm + ".weight", {width}),
                    weights.tensor(kRole, config.names.final_norm + ".bias", {width}), vision.norm_eps};
@@ -94,7 +100,8 @@ VisionTower::VisionTower(Weights& weights, const InternVlConfig& config)
 }
 
 at::Tensor VisionTower::embed(const at::Tensor& pixel_values) const {
-  const std::int64_t tiles = pixel_values.size(0), rows = pixel_values.size(2) / patch_size_, width = class_embedding_.size(2);
+  const std::int64_t tiles = pixel_values.size(0), rows = pixel_values.size(2) / patch_size_,
+                     width = class_embedding_.size(2);
   // The convolution's stride is its kernel, so it is one product over cut-out patches.
   const at::Tensor patches = pixel_values.to(class_embedding_.device(), type_)
                                  .reshape({tiles, 3, rows, patch_size_, rows, patch_size_})
@@ -119,7 +126,9 @@ at::Tensor VisionTower::operator()(const at::Tensor& pixel_values) const {
 }
 
 Connector::Connector(Weights& weights, const InternVlConfig& config)
-    : activation_(config.connector_activation), downsample_(config.downsample), type_(weights.activation_type(Role::kConnector)) {
+    : activation_(config.connector_activation),
+      downsample_(config.downsample),
+      type_(weights.activation_type(Role::kConnector)) {
   const std::int64_t merged = config.vision.hidden_size * downsample_ * downsample_, text = config.text.hidden_size;
   const Role role = Role::kConnector;
   norm_ = {weights.tensor(role, config.names.connector_norm + ".weight", {merged}),

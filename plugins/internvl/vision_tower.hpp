@@ -49,7 +49,8 @@ class VisionTower {
   at::ScalarType type_;
 };
 
-/// Pixel shuffle and the two-layer MLP: [N, 1 + patches, C] -> [N · tokens, H]. Source: modeling_internvl_chat.py, extract_feature.
+/// Pixel shuffle and the two-layer MLP: [N, 1 + patches, C] -> [N · tokens, H]. Source: modeling_internvl_chat.py,
+/// extract_feature.
 class Connector {
  public:
   Connector(Weights& weights, const InternVlConfig& config);

@@ -15,15 +15,15 @@
 namespace vlmzoo {
 
 /// The folder that `pretrained_path` names: a folder, or `org/name` in the local Hugging Face cache (HF_HUB_CACHE, else
-/// HF_HOME/hub, else huggingface/hub in XDG_CACHE_HOME or ~/.cache; there models--org--name/snapshots/<commit>, the commit
-/// from refs/main, else the only snapshot). Never the network. Error: kNotFound, "Model path does not exist: …" with
-/// everything that was looked for.
+/// HF_HOME/hub, else huggingface/hub in XDG_CACHE_HOME or ~/.cache; there models--org--name/snapshots/<commit>, the
+/// commit from refs/main, else the only snapshot). Never the network. Error: kNotFound, "Model path does not exist: …"
+/// with everything that was looked for.
 VLMZOO_API std::filesystem::path resolve_pretrained_path(const std::string& pretrained_path);
 
 /// The tensors of a Hugging Face checkpoint folder: `model.safetensors`, else the files that
 /// `model.safetensors.index.json` names; other .safetensors files are ignored. Const methods may run concurrently.
-/// Errors: kNotFound when neither is there (a folder with only pytorch_model.bin says so), kCorrupt when the index names a
-/// file outside the folder, a missing file, or a tensor that its file lacks.
+/// Errors: kNotFound when neither is there (a folder with only pytorch_model.bin says so), kCorrupt when the index
+/// names a file outside the folder, a missing file, or a tensor that its file lacks.
 class VLMZOO_API Checkpoint {
  public:
   explicit Checkpoint(const std::filesystem::path& folder);

@@ -34,20 +34,20 @@ struct ClassifierConfig {
 struct ModelConfig {
   std::string model_type;  ///< lower case; empty: kDefaultModelType
   std::string pretrained_path;
-  bool pretrained = true;     ///< false: same architecture from config.json, seeded random weights
-  std::int64_t seed = 0;      ///< of `pretrained: false` and of a fresh head
+  bool pretrained = true;       ///< false: same architecture from config.json, seeded random weights
+  std::int64_t seed = 0;        ///< of `pretrained: false` and of a fresh head
   std::string device = "auto";  ///< auto | cpu | cuda | cuda:N
   RolePrecision precision;
   bool use_8bit = false;  ///< int8 for connector and language, vision left alone
   bool multimodal = true;
   bool freeze_vision_encoder = true;  ///< default: the value of `multimodal`
   bool freeze_language_model = false;
-  std::string head;                        ///< a head file; empty: freshly initialised
-  std::string image_pipeline = "native";   ///< native | clip
-  std::optional<std::int64_t> max_tiles;   ///< default: the checkpoint's
+  std::string head;                          ///< a head file; empty: freshly initialised
+  std::string image_pipeline = "native";     ///< native | clip
+  std::optional<std::int64_t> max_tiles;     ///< default: the checkpoint's
   std::optional<std::string> system_prompt;  ///< default: the model's own; "" removes it
-  std::int64_t num_classes = 3;            ///< synonym num_labels
-  std::vector<std::string> class_names;    ///< from id2label or label2id; empty: "0", "1", …
+  std::int64_t num_classes = 3;              ///< synonym num_labels
+  std::vector<std::string> class_names;      ///< from id2label or label2id; empty: "0", "1", …
   ClassifierConfig classifier;
 };
 
@@ -77,10 +77,10 @@ struct Config {
 };
 
 /// Reads a YAML configuration. `extends: base.yaml` (relative to the file; at most 8 deep, no cycle) is read first and
-/// overridden key by key; then `overrides` ("key.path=value", value in YAML). Relative `pretrained_path` and `head` resolve
-/// against the file that holds them, when that exists there. Refused: unknown keys (nearest known one named), wrong types,
-/// values out of range, anchors and aliases, duplicate keys, depth > 32, files > 1 MB. Every message begins with file:line.
-/// Errors: kNotFound, kConfig.
+/// overridden key by key; then `overrides` ("key.path=value", value in YAML). Relative `pretrained_path` and `head`
+/// resolve against the file that holds them, when that exists there. Refused: unknown keys (nearest known one named),
+/// wrong types, values out of range, anchors and aliases, duplicate keys, depth > 32, files > 1 MB. Every message
+/// begins with file:line. Errors: kNotFound, kConfig.
 VLMZOO_API Config load_config(const std::filesystem::path& path, std::span<const std::string> overrides = {});
 
 /// The same without a file: defaults, then `overrides`; relative paths resolve against the working directory.

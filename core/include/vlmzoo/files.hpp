@@ -10,12 +10,13 @@
 
 namespace vlmzoo {
 
-/// Whole file as bytes. Error: kNotFound when it doesn't exist, kIo when unreadable or a folder, kCorrupt above `limit` bytes.
+/// Whole file as bytes. Error: kNotFound when it doesn't exist, kIo when unreadable or a folder, kCorrupt above `limit`
+/// bytes.
 VLMZOO_API std::string read_file(const std::filesystem::path& path, std::size_t limit = std::size_t{1} << 28);
 
-/// A file that appears under its name complete or not at all: written beside as `.<name>.<pid>.tmp`, fsynced, renamed, and
-/// the folder fsynced. Errors are kIo (kNotFound for a folder that doesn't exist) and name the path; without commit() the
-/// temporary file is removed.
+/// A file that appears under its name complete or not at all: written beside as `.<name>.<pid>.tmp`, fsynced, renamed,
+/// and the folder fsynced. Errors are kIo (kNotFound for a folder that doesn't exist) and name the path; without
+/// commit() the temporary file is removed.
 class VLMZOO_API AtomicFile {
  public:
   explicit AtomicFile(std::filesystem::path path);

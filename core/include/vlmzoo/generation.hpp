@@ -28,13 +28,15 @@ struct GenerationTimes {
 /// Called with each new piece of complete UTF-8 text of answer `index`. Text that may begin a stop string is held back.
 using OnText = std::function<void(std::size_t index, std::string_view piece)>;
 
-/// Answers a batch of prompts of any lengths. Each prompt's answer is the same alone or in a batch: every prompt draws its
-/// random numbers from a stream of its own that begins with `config.seed`. Order of the filters: repetition penalty, temperature, top-k, top-p (as in
-/// transformers). Ctrl-C ends it with what there is. Errors: kUsage when prompt + max_new_tokens exceed the context.
+/// Answers a batch of prompts of any lengths. Each prompt's answer is the same alone or in a batch: every prompt draws
+/// its random numbers from a stream of its own that begins with `config.seed`. Order of the filters: repetition
+/// penalty, temperature, top-k, top-p (as in transformers). Ctrl-C ends it with what there is. Errors: kUsage when
+/// prompt + max_new_tokens exceed the context.
 VLMZOO_API std::vector<Answer> generate(const Model& model, const ModelInputs& inputs, const GenerationConfig& config,
                                         const OnText& on_text = {}, GenerationTimes* times = nullptr);
 
-/// Picks the next token from fp32 logits [V]. `seen` are the ids of prompt and answer so far (for the penalty); `uniform` is in [0, 1).
+/// Picks the next token from fp32 logits [V]. `seen` are the ids of prompt and answer so far (for the penalty);
+/// `uniform` is in [0, 1).
 VLMZOO_API TokenId sample(const at::Tensor& logits, const GenerationConfig& config, std::span<const TokenId> seen,
                           double uniform);
 

@@ -12,8 +12,8 @@ namespace vlmzoo {
 
 using Json = nlohmann::json;
 
-/// Parses JSON that is at most 64 levels deep and names no key twice in one object. `where` (a file) begins the message.
-/// Error: kCorrupt.
+/// Parses JSON that is at most 64 levels deep and names no key twice in one object. `where` (a file) begins the
+/// message. Error: kCorrupt.
 VLMZOO_API Json parse_json(std::string_view text, const std::string& where);
 
 /// read_file + parse_json; the content has to be an object.

@@ -23,7 +23,8 @@
 /// C width of the vision tower, H width of the text model, V vocabulary.
 namespace vlmzoo {
 
-/// One prompt and its pictures. `text` is neutral: `<image>` marks where a picture goes; without any mark all pictures come first.
+/// One prompt and its pictures. `text` is neutral: `<image>` marks where a picture goes; without any mark all pictures
+/// come first.
 struct Request {
   std::string text;
   std::vector<Image> images;
@@ -52,8 +53,8 @@ struct TextOutput {
 
 /// What a model is, known before its weights are read.
 struct ModelInfo {
-  std::string model_type;        ///< canonical
-  std::string architecture;      ///< as config.json names it
+  std::string model_type;             ///< canonical
+  std::string architecture;           ///< as config.json names it
   std::int64_t num_features = 0;      ///< C
   std::int64_t text_hidden_size = 0;  ///< H
   std::int64_t vocab_size = 0;        ///< V
@@ -65,7 +66,8 @@ struct ModelInfo {
   std::vector<std::pair<std::string, std::string>> facts;  ///< more rows for `info`: "vision", "24 layers, …"
 };
 
-/// A loaded model. Weights are immutable and shared; const methods may run concurrently. A cache belongs to one request.
+/// A loaded model. Weights are immutable and shared; const methods may run concurrently. A cache belongs to one
+/// request.
 class VLMZOO_API Model {
  public:
   virtual ~Model() = default;
@@ -73,8 +75,8 @@ class VLMZOO_API Model {
   virtual const ModelInfo& info() const = 0;
   virtual const Parameters& parameters() const = 0;
 
-  /// Pixels and token ids of a batch. With `vision_only`, texts are ignored and `input_ids` stays undefined. Errors: kMismatch
-  /// (marks and pictures differ in number), kUsage (not UTF-8, or longer than the context).
+  /// Pixels and token ids of a batch. With `vision_only`, texts are ignored and `input_ids` stays undefined. Errors:
+  /// kMismatch (marks and pictures differ in number), kUsage (not UTF-8, or longer than the context).
   virtual ModelInputs preprocess(std::span<const Request> requests, bool vision_only = false) const = 0;
 
   virtual ImageFeatures encode_images(const ModelInputs& inputs) const = 0;

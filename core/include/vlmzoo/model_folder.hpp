@@ -13,8 +13,8 @@
 
 namespace vlmzoo {
 
-/// The folder of one checkpoint, as every adapter begins with it. Errors: kNotFound for a missing path, a folder without
-/// config.json, or (with `pretrained: true`) without weights.
+/// The folder of one checkpoint, as every adapter begins with it. Errors: kNotFound for a missing path, a folder
+/// without config.json, or (with `pretrained: true`) without weights.
 class VLMZOO_API ModelFolder {
  public:
   explicit ModelFolder(const ModelConfig& config);

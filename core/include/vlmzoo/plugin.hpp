@@ -6,9 +6,9 @@
 #include "vlmzoo/export.hpp"
 #include "vlmzoo/model.hpp"
 
-/// The plugin contract. A plugin is a shared library that exports one symbol, `vlmzoo_plugin`: a plain struct that the host
-/// checks before it calls anything. Write it with VLMZOO_PLUGIN. A plugin registers nothing by itself, is opened once with
-/// RTLD_NOW | RTLD_LOCAL and is never unloaded.
+/// The plugin contract. A plugin is a shared library that exports one symbol, `vlmzoo_plugin`: a plain struct that the
+/// host checks before it calls anything. Write it with VLMZOO_PLUGIN. A plugin registers nothing by itself, is opened
+/// once with RTLD_NOW | RTLD_LOCAL and is never unloaded.
 namespace vlmzoo {
 
 /// Grows whenever Model, CreateOptions, ModelConfig or PluginDescriptor change their meaning or layout.
@@ -24,7 +24,7 @@ struct Preset {
 };
 
 struct PluginDescriptor {
-  std::uint32_t abi_version;  ///< stays the first field in every version; all else is read only if it matches
+  std::uint32_t abi_version;   ///< stays the first field in every version; all else is read only if it matches
   const char* build_identity;  ///< VLMZOO_BUILD_IDENTITY of the plugin's compilation
   const char* name;
   const char* version;
@@ -39,7 +39,7 @@ inline constexpr const char* kPluginSymbol = "vlmzoo_plugin";
 }  // namespace vlmzoo
 
 /// At file scope of one source file: VLMZOO_PLUGIN("name", "1.0.0", kModelTypes, kPresets, create_function)
-#define VLMZOO_PLUGIN(name, version, model_types, presets, create)                                              \
-  extern "C" VLMZOO_API const ::vlmzoo::PluginDescriptor vlmzoo_plugin;                                         \
-  extern "C" VLMZOO_API const ::vlmzoo::PluginDescriptor vlmzoo_plugin = {                                      \
+#define VLMZOO_PLUGIN(name, version, model_types, presets, create)         \
+  extern "C" VLMZOO_API const ::vlmzoo::PluginDescriptor vlmzoo_plugin;    \
+  extern "C" VLMZOO_API const ::vlmzoo::PluginDescriptor vlmzoo_plugin = { \
       ::vlmzoo::kPluginAbiVersion, VLMZOO_BUILD_IDENTITY, name, version, model_types, presets, create}

@@ -17,8 +17,8 @@ namespace vlmzoo {
 
 enum class DType { kF64, kF32, kF16, kBF16, kI64, kI32, kI16, kI8, kU8, kBool };
 
-VLMZOO_API std::size_t size_of(DType dtype);            ///< bytes per element
-VLMZOO_API std::string_view name_of(DType dtype);       ///< as in the file: "F32", "BF16", …
+VLMZOO_API std::size_t size_of(DType dtype);                            ///< bytes per element
+VLMZOO_API std::string_view name_of(DType dtype);                       ///< as in the file: "F32", "BF16", …
 VLMZOO_API std::string to_string(std::span<const std::int64_t> shape);  ///< "[2, 3]"
 
 /// One tensor of a file. `begin` and `end` are bytes from the start of the file.
@@ -32,8 +32,8 @@ struct TensorEntry {
 };
 
 /// A safetensors file open for reading (format: 8 bytes little-endian header length, JSON header, data). The header is
-/// validated whole before anything is used: length at most 100 MB and inside the file, known dtypes, shape × size equal to
-/// the range, ranges that fill the data without overlap or hole, no key twice. Error: kCorrupt naming file, tensor,
+/// validated whole before anything is used: length at most 100 MB and inside the file, known dtypes, shape × size equal
+/// to the range, ranges that fill the data without overlap or hole, no key twice. Error: kCorrupt naming file, tensor,
 /// expected, got; kUnsupported for a dtype that isn't in DType.
 /// Const methods may run concurrently.
 class VLMZOO_API SafetensorsFile {
@@ -48,7 +48,8 @@ class VLMZOO_API SafetensorsFile {
   const TensorEntry* find(std::string_view name) const;                 ///< null when absent
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
 
-  /// Reads `out.size()` bytes from `offset` bytes into the tensor with pread. Error: kCorrupt when the file got shorter, kIo.
+  /// Reads `out.size()` bytes from `offset` bytes into the tensor with pread. Error: kCorrupt when the file got
+  /// shorter, kIo.
   void read(const TensorEntry& entry, std::uint64_t offset, std::span<std::byte> out) const;
 
  private:
@@ -59,8 +60,9 @@ class VLMZOO_API SafetensorsFile {
   std::map<std::string, std::string> metadata_;
 };
 
-/// Writes a safetensors file, streamed: the names, dtypes and shapes first, then each tensor's bytes in that order, in any
-/// number of pieces. Nothing appears under `path` before commit(). Error: kIo, kInternal when the bytes don't add up.
+/// Writes a safetensors file, streamed: the names, dtypes and shapes first, then each tensor's bytes in that order, in
+/// any number of pieces. Nothing appears under `path` before commit(). Error: kIo, kInternal when the bytes don't add
+/// up.
 class VLMZOO_API SafetensorsWriter {
  public:
   /// `begin` and `end` of the entries are ignored and assigned here.

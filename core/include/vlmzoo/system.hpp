@@ -9,14 +9,16 @@ namespace vlmzoo {
 
 /// What this processor can compute with. Read once from CPUID, honouring what the operating system enabled.
 struct CpuFeatures {
-  bool avx2 = false, f16c = false, fma = false, avx512 = false, avx512_bf16 = false, avx512_vnni = false, amx_bf16 = false;
+  bool avx2 = false, f16c = false, fma = false, avx512 = false, avx512_bf16 = false, avx512_vnni = false,
+       amx_bf16 = false;
 };
 VLMZOO_API const CpuFeatures& cpu_features();
 VLMZOO_API std::string describe_cpu();  ///< "AMD EPYC …: avx2 f16c avx512 …"
 
-/// Bytes that a new allocation can get without swapping: the smaller of MemAvailable and what is left of the cgroup's limit.
+/// Bytes that a new allocation can get without swapping: the smaller of MemAvailable and what is left of the cgroup's
+/// limit.
 VLMZOO_API std::uint64_t available_memory();
-VLMZOO_API std::uint64_t peak_memory();     ///< VmHWM of this process, bytes
+VLMZOO_API std::uint64_t peak_memory();      ///< VmHWM of this process, bytes
 VLMZOO_API std::uint64_t resident_memory();  ///< VmRSS of this process, bytes
 
 /// Returns freed heap pages to the operating system (glibc's malloc_trim).

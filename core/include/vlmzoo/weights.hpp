@@ -56,9 +56,9 @@ struct VLMZOO_API Parameters {
   std::uint64_t bytes(const RolePrecision& precision, RoleSet roles = RoleSet::all()) const;
 };
 
-/// Where a model takes its tensors from while it builds itself. The same constructor runs once over a plan (shapes only:
-/// counts, names, what is missing) and once over the data, so that everything wrong with a checkpoint is known before
-/// anything is read. Tensors are read one after another, each converted at once into its final precision.
+/// Where a model takes its tensors from while it builds itself. The same constructor runs once over a plan (shapes
+/// only: counts, names, what is missing) and once over the data, so that everything wrong with a checkpoint is known
+/// before anything is read. Tensors are read one after another, each converted at once into its final precision.
 class VLMZOO_API Weights {
  public:
   struct Source {
@@ -85,9 +85,10 @@ class VLMZOO_API Weights {
   /// A table of which rows are looked up, [V, H]: as tensor(), but 16 bits under kFp16 and kInt8 too.
   at::Tensor embedding(Role role, const std::string& name, std::vector<std::int64_t> shape);
 
-  /// A Linear of the rows of one or more checkpoint matrices `<name>.weight [outs[i], in]` put below each other (fused q, k, v).
-  Linear linear(Role role, const std::vector<std::string>& names, std::int64_t in, const std::vector<std::int64_t>& outs,
-                bool bias);
+  /// A Linear of the rows of one or more checkpoint matrices `<name>.weight [outs[i], in]` put below each other (fused
+  /// q, k, v).
+  Linear linear(Role role, const std::vector<std::string>& names, std::int64_t in,
+                const std::vector<std::int64_t>& outs, bool bias);
 
   /// A Linear over a matrix that exists already (tied embeddings): no copy.
   Linear tied_linear(Role role, const at::Tensor& matrix);
@@ -118,7 +119,8 @@ VLMZOO_API void fill_formula(const std::string& name, std::span<const std::int64
 VLMZOO_API RolePrecision resolve_precision(const ModelConfig& config, const at::Device& device);
 VLMZOO_API at::Device resolve_device(const std::string& device);  ///< Error: kUnsupported when it isn't there
 
-/// Throws Error(kMemory) with the numbers and a precision that fits when the weights of `plan` don't fit into free memory.
+/// Throws Error(kMemory) with the numbers and a precision that fits when the weights of `plan` don't fit into free
+/// memory.
 VLMZOO_API void check_memory(const Weights& plan);
 
 }  // namespace vlmzoo

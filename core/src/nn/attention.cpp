@@ -31,9 +31,9 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
   const auto repeated = [&](const at::Tensor& t) { return t.unsqueeze(1).expand({kv_heads, group, keys, width}); };
   std::optional<at::Tensor> mask;
   if (causal && keys != tokens) mask = causal_mask(tokens, keys, query.device());
-  const at::Tensor mixed =
-      at::scaled_dot_product_attention(query.reshape({kv_heads, group, tokens, width}), repeated(key), repeated(value), mask,
-                                       /*dropout_p=*/0.0, /*is_causal=*/causal && keys == tokens);
+  const at::Tensor mixed = at::scaled_dot_product_attention(query.reshape({kv_heads, group, tokens, width}),
+                                                            repeated(key), repeated(value), mask,
+                                                            /*dropout_p=*/0.0, /*is_causal=*/causal && keys == tokens);
   return mixed.permute({2, 0, 1, 3}).reshape({tokens, heads * width});
 }
 

@@ -1,6 +1,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/silu.h>
+#include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
 #include "rows_kernels.hpp"
@@ -26,7 +27,8 @@ DecoderConfig DecoderConfig::parse(const JsonView& text, bool qkv_bias) {
   }
   config.head_dim = text.integer_or("head_dim", 2, 4096, config.hidden_size / config.heads);
   if (config.head_dim % 2 != 0) {
-    throw Error(ErrorCode::kConfig, fmt::format("{} is {}; rotary embeddings need an even one", text.at("head_dim"), config.head_dim));
+    throw Error(ErrorCode::kConfig,
+                fmt::format("{} is {}; rotary embeddings need an even one", text.at("head_dim"), config.head_dim));
   }
   config.intermediate_size = text.integer("intermediate_size", 1, 4 * kWidest);
   config.vocab_size = text.integer("vocab_size", 1, std::int64_t{1} << 22);
@@ -35,13 +37,15 @@ DecoderConfig DecoderConfig::parse(const JsonView& text, bool qkv_bias) {
   config.tie_word_embeddings = text.boolean_or("tie_word_embeddings", false);
   config.qkv_bias = qkv_bias;
   if (const std::string act = text.text_or("hidden_act", "silu"); act != "silu") {
-    throw Error(ErrorCode::kUnsupported, fmt::format("{} is '{}'; this decoder is built with silu", text.at("hidden_act"), act));
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("{} is '{}'; this decoder is built with silu", text.at("hidden_act"), act));
   }
   config.rotary = RotaryConfig::parse(text);
   return config;
 }
 
-DecoderLayer::DecoderLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix, std::int64_t cache_layer)
+DecoderLayer::DecoderLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix,
+                           std::int64_t cache_layer)
     : heads_(config.heads),
       kv_heads_(config.kv_heads),
       head_dim_(config.head_dim),
@@ -51,10 +55,12 @@ DecoderLayer::DecoderLayer(Weights& weights, const DecoderConfig& config, const 
   const std::int64_t hidden = config.hidden_size, q = heads_ * head_dim_, kv = kv_heads_ * head_dim_;
   input_norm_ = {weights.tensor(role, prefix + "input_layernorm.weight", {hidden}), config.rms_norm_eps};
   const std::string attn = prefix + "self_attn.", mlp = prefix + "mlp.";
-  qkv_ = weights.linear(role, {attn + "q_proj", attn + "k_proj", attn + "v_proj"}, hidden, {q, kv, kv}, config.qkv_bias);
+  qkv_ =
+      weights.linear(role, {attn + "q_proj", attn + "k_proj", attn + "v_proj"}, hidden, {q, kv, kv}, config.qkv_bias);
   output_ = weights.linear(role, {attn + "o_proj"}, q, {hidden}, /*bias=*/false);
   post_norm_ = {weights.tensor(role, prefix + "post_attention_layernorm.weight", {hidden}), config.rms_norm_eps};
-  gate_up_ = weights.linear(role, {mlp + "gate_proj", mlp + "up_proj"}, hidden, {intermediate_, intermediate_}, /*bias=*/false);
+  gate_up_ = weights.linear(role, {mlp + "gate_proj", mlp + "up_proj"}, hidden, {intermediate_, intermediate_},
+                            /*bias=*/false);
   down_ = weights.linear(role, {mlp + "down_proj"}, intermediate_, {hidden}, /*bias=*/false);
 }
 
@@ -69,11 +75,12 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCa
   for (std::size_t sequence = 0; sequence < rows.lengths.size(); ++sequence) {
     const std::int64_t count = rows.lengths[sequence];
     if (count == 0) continue;
-    const auto [keys, values] = cache.append(cache_layer_, static_cast<std::int64_t>(sequence), key.narrow(0, row, count),
-                                             value.narrow(0, row, count));
+    const auto [keys, values] = cache.append(cache_layer_, static_cast<std::int64_t>(sequence),
+                                             key.narrow(0, row, count), value.narrow(0, row, count));
     mixed.push_back(attention(query.narrow(0, row, count).transpose(0, 1), keys, values, /*causal=*/true));
     row += count;
   }
+  if (mixed.empty()) return at::zeros_like(x);
   return output_(mixed.size() == 1 ? mixed.front() : at::cat(mixed, 0));
 }
 
@@ -81,7 +88,8 @@ at::Tensor DecoderLayer::operator()(const at::Tensor& hidden, const TokenRows& r
   const at::Tensor attended = hidden + attend(input_norm_(hidden), rows, cache);
   const at::Tensor gate_up = gate_up_(post_norm_(attended));
   if (row_kernels_apply(gate_up)) return attended + down_(swiglu_rows(gate_up));
-  return attended + down_(at::silu(gate_up.narrow(1, 0, intermediate_)) * gate_up.narrow(1, intermediate_, intermediate_));
+  return attended +
+         down_(at::silu(gate_up.narrow(1, 0, intermediate_)) * gate_up.narrow(1, intermediate_, intermediate_));
 }
 
 }  // namespace vlmzoo

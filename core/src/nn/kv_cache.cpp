@@ -1,6 +1,8 @@
 #include "vlmzoo/nn/kv_cache.hpp"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
 #include "vlmzoo/error.hpp"
@@ -28,15 +30,26 @@ std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64
                                                   const at::Tensor& value) {
   const std::int64_t begin = length(sequence), count = key.size(0);
   if (begin + count > shape_.capacity) {
-    throw Error(ErrorCode::kMismatch, fmt::format("a cache for {} tokens holds {} and can't take {} more", shape_.capacity, begin, count));
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("a cache for {} tokens holds {} and can't take {} more", shape_.capacity, begin, count));
   }
   const at::Tensor keys = keys_[static_cast<std::size_t>(layer)].select(0, sequence);
   const at::Tensor values = values_[static_cast<std::size_t>(layer)].select(0, sequence);
+  if (c10::GradMode::is_enabled() && (key.requires_grad() || value.requires_grad())) {
+    // The next sequence writes into the same buffer, which would invalidate what is saved for the backward pass.
+    const auto joined = [&](const at::Tensor& held, const at::Tensor& added) {
+      held.narrow(1, begin, count).copy_(added.detach().transpose(0, 1));
+      return at::cat({held.narrow(1, 0, begin), added.transpose(0, 1).to(held.scalar_type())}, 1);
+    };
+    return {joined(keys, key), joined(values, value)};
+  }
   keys.narrow(1, begin, count).copy_(key.transpose(0, 1));
   values.narrow(1, begin, count).copy_(value.transpose(0, 1));
   return {keys.narrow(1, 0, begin + count), values.narrow(1, 0, begin + count)};
 }
 
-void KvCache::advance(std::int64_t sequence, std::int64_t tokens) { lengths_[static_cast<std::size_t>(sequence)] += tokens; }
+void KvCache::advance(std::int64_t sequence, std::int64_t tokens) {
+  lengths_[static_cast<std::size_t>(sequence)] += tokens;
+}
 
 }  // namespace vlmzoo

@@ -34,16 +34,22 @@ Activation parse_activation(const std::string& name, const std::string& where) {
   if (name == "relu") return Activation::kRelu;
   if (name == "tanh") return Activation::kTanh;
   throw Error(ErrorCode::kUnsupported,
-              fmt::format("{}: activation '{}' is not supported; available: gelu, gelu_pytorch_tanh, silu, relu, tanh", where, name));
+              fmt::format("{}: activation '{}' is not supported; available: gelu, gelu_pytorch_tanh, silu, relu, tanh",
+                          where, name));
 }
 
 at::Tensor activate(const at::Tensor& x, Activation activation) {
   switch (activation) {
-    case Activation::kGelu: return at::gelu(x);
-    case Activation::kGeluTanh: return at::gelu(x, "tanh");
-    case Activation::kSilu: return at::silu(x);
-    case Activation::kRelu: return at::relu(x);
-    case Activation::kTanh: return at::tanh(x);
+    case Activation::kGelu:
+      return at::gelu(x);
+    case Activation::kGeluTanh:
+      return at::gelu(x, "tanh");
+    case Activation::kSilu:
+      return at::silu(x);
+    case Activation::kRelu:
+      return at::relu(x);
+    case Activation::kTanh:
+      return at::tanh(x);
   }
   return x;
 }

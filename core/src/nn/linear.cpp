@@ -1,8 +1,8 @@
 #include "vlmzoo/nn/linear.hpp"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
-#include <ATen/ops/cat.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
 
@@ -23,7 +23,9 @@ class PlainKernel final : public Linear::Kernel {
 
   at::Tensor run(const at::Tensor& x) const override {
     const bool differentiable = c10::GradMode::is_enabled() && (x.requires_grad() || weight_.requires_grad());
-    if (weight_.is_cpu() && !differentiable && x.size(0) <= kMatvecRows && weight_.is_contiguous()) return few_rows(x);
+    const bool doubles = weight_.scalar_type() == at::kDouble || x.scalar_type() == at::kDouble;
+    if (weight_.is_cpu() && !differentiable && !doubles && x.size(0) <= kMatvecRows && weight_.is_contiguous())
+      return few_rows(x);
     if (weight_.scalar_type() == x.scalar_type()) return at::linear(x, weight_, bias_);
     return in_row_blocks(x);
   }
@@ -85,7 +87,8 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
   if (weight.dim() != 2) throw Error(ErrorCode::kInternal, "a Linear needs a matrix");
   const auto bias_as = [&](at::ScalarType type) { return bias.defined() ? bias.to(type) : at::Tensor(); };
   switch (precision) {
-    case Precision::kBf16: return plain(weight.to(at::kBFloat16), bias_as(at::kBFloat16));
+    case Precision::kBf16:
+      return plain(weight.to(at::kBFloat16), bias_as(at::kBFloat16));
     case Precision::kFp16:
       if (!weight.is_cpu()) return plain(weight.to(at::kHalf), bias_as(at::kHalf));
       if (has_fbgemm() && weight.abs().max().item<double>() <= kHalfMax) {
@@ -94,10 +97,12 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
       return plain(weight.to(at::kFloat), bias_as(at::kFloat));
     case Precision::kInt8:
       if (!weight.is_cpu() || !has_fbgemm()) {
-        throw Error(ErrorCode::kUnsupported, "precision int8 needs an x86-64 processor with AVX2; use fp32, bf16 or fp16 here");
+        throw Error(ErrorCode::kUnsupported,
+                    "precision int8 needs an x86-64 processor with AVX2; use fp32, bf16 or fp16 here");
       }
       return Linear(make_fbgemm_int8(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
-    default: return plain(weight.to(at::kFloat), bias_as(at::kFloat));
+    default:
+      return plain(weight.to(at::kFloat), bias_as(at::kFloat));
   }
 }
 

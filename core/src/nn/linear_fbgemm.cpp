@@ -1,9 +1,11 @@
-// FBGEMM's products with 16-bit and 8-bit weights, reached through LibTorch's quantized operators: the wheel's own FBGEMM
-// headers need asmjit's, which it lacks. Everything that touches them is in this file.
+// FBGEMM's products with 16-bit and 8-bit weights, reached through LibTorch's quantized operators: the wheel's own
+// FBGEMM headers need asmjit's, which it lacks. Everything that touches them is in this file.
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/native/quantized/PackedParams.h>
 #include <ATen/ops/quantize_per_channel.h>
 #include <ATen/ops/zeros.h>
+
+#include <c10/util/Exception.h>
 
 #include <optional>
 
@@ -30,21 +32,30 @@ class Fp16Kernel final : public Linear::Kernel {
   at::Tensor run(const at::Tensor& x) const override {
     return packed_->apply_dynamic(x.to(at::kFloat), /*reduce_range=*/false).to(x.scalar_type());
   }
-  std::uint64_t bytes() const override { return static_cast<std::uint64_t>(2 * in_features() * out_features() + 4 * out_features()); }
+  std::uint64_t bytes() const override {
+    return static_cast<std::uint64_t>(2 * in_features() * out_features() + 4 * out_features());
+  }
   const char* name() const override { return "fbgemm-fp16"; }
 
  private:
   Packed packed_;
 };
 
-/// Symmetric int8 with a scale per output channel. The operator has one scale for all activations; rows brought to [-1, 1]
-/// before, and scaled back after, give every token its own.
+/// Symmetric int8 with a scale per output channel. The operator has one scale for all activations; rows brought to [-1,
+/// 1] before, and scaled back after, give every token its own.
 class Int8Kernel final : public Linear::Kernel {
  public:
-  Int8Kernel(const at::Tensor& weight, at::Tensor bias) : Kernel(weight.size(1), weight.size(0)), bias_(std::move(bias)) {
+  Int8Kernel(const at::Tensor& weight, at::Tensor bias)
+      : Kernel(weight.size(1), weight.size(0)), bias_(std::move(bias)) {
+    // LibTorch warns that quantized tensors are deprecated; a user of ours can do nothing about it.
+    struct Silent final : c10::WarningHandler {
+      void process(const c10::Warning&) override {}
+    } handler;
+    const c10::WarningUtils::WarningHandlerGuard guard(&handler);
     const at::Tensor scales = weight.abs().amax(1).clamp_min(1e-30).div_(127.0);
     const at::Tensor zero_points = at::zeros({out_features()}, at::kLong);
-    packed_ = prepack("quantized::linear_prepack", at::quantize_per_channel(weight, scales, zero_points, /*axis=*/0, at::kQInt8), {});
+    packed_ = prepack("quantized::linear_prepack",
+                      at::quantize_per_channel(weight, scales, zero_points, /*axis=*/0, at::kQInt8), {});
   }
 
   at::Tensor run(const at::Tensor& x) const override {
@@ -57,7 +68,9 @@ class Int8Kernel final : public Linear::Kernel {
     if (bias_.defined()) y.add_(bias_);
     return y.to(x.scalar_type());
   }
-  std::uint64_t bytes() const override { return static_cast<std::uint64_t>(in_features() * out_features() + 12 * out_features()); }
+  std::uint64_t bytes() const override {
+    return static_cast<std::uint64_t>(in_features() * out_features() + 12 * out_features());
+  }
   const char* name() const override { return "fbgemm-int8"; }
 
  private:

@@ -33,8 +33,8 @@ std::shared_ptr<const Linear::Kernel> make_fbgemm_fp16(const at::Tensor& weight,
 std::shared_ptr<const Linear::Kernel> make_fbgemm_int8(const at::Tensor& weight, const at::Tensor& bias);
 bool has_fbgemm();
 
-/// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x [M, in]
-/// and y [M, out] fp32, all contiguous.
+/// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x
+/// [M, in] and y [M, out] fp32, all contiguous.
 void matvec(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y);
 inline constexpr std::int64_t kMatvecRows = 8;  ///< above, a matrix product is faster
 

@@ -46,8 +46,9 @@ RotaryEmbedding::RotaryEmbedding(const RotaryConfig& config, std::int64_t head_d
     const double high = static_cast<double>(config.original_context) / config.high_freq_factor;
     const at::Tensor wavelengths = frequencies_.reciprocal() * (2 * std::numbers::pi);
     const at::Tensor stretched = at::where(wavelengths > low, frequencies_ / config.factor, frequencies_);
-    const at::Tensor smooth = (wavelengths.reciprocal() * static_cast<double>(config.original_context) - config.low_freq_factor) /
-                              (config.high_freq_factor - config.low_freq_factor);
+    const at::Tensor smooth =
+        (wavelengths.reciprocal() * static_cast<double>(config.original_context) - config.low_freq_factor) /
+        (config.high_freq_factor - config.low_freq_factor);
     const at::Tensor blended = (1 - smooth) * stretched / config.factor + smooth * stretched;
     frequencies_ = at::where((wavelengths >= high).logical_and(wavelengths <= low), blended, stretched);
   }

@@ -39,12 +39,14 @@ inline __attribute__((always_inline)) void rms_norm_row(const T* x, const T* wei
 VLMZOO_CLONES void rms_norm_row(const float* x, const float* w, float* y, std::int64_t n, float eps) {
   rms_norm_row<float>(x, w, y, n, eps);
 }
-VLMZOO_CLONES void rms_norm_row(const c10::BFloat16* x, const c10::BFloat16* w, c10::BFloat16* y, std::int64_t n, float eps) {
+VLMZOO_CLONES void rms_norm_row(const c10::BFloat16* x, const c10::BFloat16* w, c10::BFloat16* y, std::int64_t n,
+                                float eps) {
   rms_norm_row<c10::BFloat16>(x, w, y, n, eps);
 }
 
 template <class T>
-inline __attribute__((always_inline)) void rotate_head(const T* x, const float* cos, const float* sin, T* y, std::int64_t half) {
+inline __attribute__((always_inline)) void rotate_head(const T* x, const float* cos, const float* sin, T* y,
+                                                       std::int64_t half) {
   for (std::int64_t i = 0; i < half; ++i) {
     const float a = static_cast<float>(x[i]), b = static_cast<float>(x[i + half]);
     y[i] = static_cast<T>(a * cos[i] - b * sin[i]);
@@ -54,7 +56,8 @@ inline __attribute__((always_inline)) void rotate_head(const T* x, const float* 
 VLMZOO_CLONES void rotate_head(const float* x, const float* cos, const float* sin, float* y, std::int64_t half) {
   rotate_head<float>(x, cos, sin, y, half);
 }
-VLMZOO_CLONES void rotate_head(const c10::BFloat16* x, const float* cos, const float* sin, c10::BFloat16* y, std::int64_t half) {
+VLMZOO_CLONES void rotate_head(const c10::BFloat16* x, const float* cos, const float* sin, c10::BFloat16* y,
+                               std::int64_t half) {
   rotate_head<c10::BFloat16>(x, cos, sin, y, half);
 }
 
@@ -87,13 +90,15 @@ at::Tensor rotate_of(const at::Tensor& x, const at::Tensor& cos, const at::Tenso
   const float *c = cos.const_data_ptr<float>(), *s = sin.const_data_ptr<float>();
   T* out = y.mutable_data_ptr<T>();
   const std::int64_t token_stride = x.stride(0), head_stride = x.stride(1);
-  at::parallel_for(0, tokens, std::max<std::int64_t>(1, kGrain / (heads * width)), [&](std::int64_t begin, std::int64_t end) {
-    for (std::int64_t t = begin; t < end; ++t) {
-      for (std::int64_t h = 0; h < heads; ++h) {
-        rotate_head(in + t * token_stride + h * head_stride, c + t * half, s + t * half, out + (t * heads + h) * width, half);
-      }
-    }
-  });
+  at::parallel_for(0, tokens, std::max<std::int64_t>(1, kGrain / (heads * width)),
+                   [&](std::int64_t begin, std::int64_t end) {
+                     for (std::int64_t t = begin; t < end; ++t) {
+                       for (std::int64_t h = 0; h < heads; ++h) {
+                         rotate_head(in + t * token_stride + h * head_stride, c + t * half, s + t * half,
+                                     out + (t * heads + h) * width, half);
+                       }
+                     }
+                   });
   return y;
 }
 
@@ -106,7 +111,8 @@ at::Tensor swiglu_of(const at::Tensor& gate_up) {
   const std::int64_t blocks = (width + 511) / 512;  // so that one row of a decoding step is shared out too
   at::parallel_for(0, rows * blocks, 4, [&](std::int64_t begin, std::int64_t end) {
     for (std::int64_t job = begin; job < end; ++job) {
-      const std::int64_t row = job / blocks, from = job % blocks * 512, count = std::min<std::int64_t>(512, width - from);
+      const std::int64_t row = job / blocks, from = job % blocks * 512,
+                         count = std::min<std::int64_t>(512, width - from);
       const T* gate = in + row * 2 * width + from;
       swiglu_row(gate, gate + width, out + row * width + from, count);
     }

@@ -4,15 +4,13 @@
 #include <ATen/ops/empty.h>
 #include <c10/core/GradMode.h>
 
-#include <cstdlib>
 #include <filesystem>
 #include <map>
-#include <sstream>
 
+#include "tiny_models.hpp"
 #include "trace.hpp"
 #include "vlmzoo/image.hpp"
 #include "vlmzoo/json.hpp"
-#include "vlmzoo/registry.hpp"
 #include "vlmzoo/safetensors.hpp"
 
 #undef CHECK  // LibTorch's aborts
@@ -20,6 +18,7 @@
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;
+using test::checkpoint, test::open_model, test::registry;
 
 namespace {
 
@@ -27,32 +26,6 @@ namespace {
 constexpr double kTolerance = 1e-4, kPixelTolerance = 1e-6;
 
 const fs::path kTests = VLMZOO_TEST_DATA;
-
-/// The folder of a tiny checkpoint, made anew by the program.
-fs::path checkpoint(const std::string& name, std::int64_t seed, const std::string& dtype = "fp32", const std::string& more = "") {
-  const fs::path folder = fs::path(VLMZOO_BUILD) / "tests" / "checkpoints" / (name + "-" + dtype + (more.empty() ? "" : "-sharded"));
-  fs::create_directories(folder.parent_path());
-  const fs::path data = kTests / "data" / "internvl" / name;
-  std::ostringstream command;
-  command << VLMZOO_PROGRAM << " init --quiet --force --config-json " << data / "config.json" << " --preprocessor " << data / "preprocessor_config.json"
-          << " --generation " << data / "generation_config.json" << " --tokenizer " << kTests / "data" / "tokenizer" / "tokenizer.json" << " --seed " << seed
-          << " --dtype " << dtype << " " << more << " --output " << folder << " > /dev/null";
-  REQUIRE(std::system(command.str().c_str()) == 0);
-  return folder;
-}
-
-const Registry& registry() {
-  static const std::vector<fs::path> folders = {fs::path(VLMZOO_BUILD) / "lib" / "vlmzoo" / "plugins"};
-  static const Registry instance(folders);
-  return instance;
-}
-
-std::unique_ptr<Model> open_model(const fs::path& folder, Precision precision = Precision::kFp32) {
-  ModelConfig config;
-  config.pretrained_path = folder.string();
-  config.precision = {precision, precision, precision};
-  return registry().create_model(config);
-}
 
 at::Tensor tensor_of(const SafetensorsFile& file, const std::string& name) {
   const TensorEntry* entry = file.find(name);
@@ -70,7 +43,8 @@ double relative_difference(const at::Tensor& ours, const at::Tensor& reference) 
 
 /// The rows or elements of `whole` that the golden kept.
 at::Tensor thinned(const at::Tensor& whole, const std::string& name, const std::map<std::string, std::string>& facts) {
-  if (const auto step = facts.find("element_step." + name); step != facts.end()) return whole.flatten().slice(0, 0, std::nullopt, std::stoll(step->second));
+  if (const auto step = facts.find("element_step." + name); step != facts.end())
+    return whole.flatten().slice(0, 0, std::nullopt, std::stoll(step->second));
   const auto step = facts.find("row_step." + name);
   return step == facts.end() ? whole : whole.flatten(0, -2).slice(0, 0, std::nullopt, std::stoll(step->second));
 }
@@ -78,15 +52,18 @@ at::Tensor thinned(const at::Tensor& whole, const std::string& name, const std::
 Request request_of(const Json& run) {
   Request request;
   request.text = run.at("prompt").get<std::string>();
-  for (const Json& image : run.at("images")) request.images.push_back(load_image(kTests / "data" / "images" / image.get<std::string>()));
+  for (const Json& image : run.at("images"))
+    request.images.push_back(load_image(kTests / "data" / "images" / image.get<std::string>()));
   return request;
 }
 
 void compare(const app::NamedTensors& ours, const SafetensorsFile& golden) {
   for (const TensorEntry& entry : golden.entries()) {
-    const auto found = std::find_if(ours.begin(), ours.end(), [&](const auto& pair) { return pair.first == entry.name; });
+    const auto found =
+        std::find_if(ours.begin(), ours.end(), [&](const auto& pair) { return pair.first == entry.name; });
     REQUIRE_MESSAGE(found != ours.end(), entry.name);
-    const at::Tensor reference = tensor_of(golden, entry.name), got = thinned(found->second, entry.name, golden.metadata());
+    const at::Tensor reference = tensor_of(golden, entry.name),
+                     got = thinned(found->second, entry.name, golden.metadata());
     INFO(entry.name);
     if (entry.dtype == DType::kI64) {
       CHECK(got.equal(reference));
@@ -111,7 +88,8 @@ TEST_CASE("InternVL gives the reference's pixels, token ids, hidden states, logi
       if (run.at("case") != name) continue;
       const std::string file = run.at("file").get<std::string>();
       CAPTURE(file);
-      compare(app::record_run(*model, request_of(run), new_tokens), SafetensorsFile(kTests / "goldens" / "internvl" / file));
+      compare(app::record_run(*model, request_of(run), new_tokens),
+              SafetensorsFile(kTests / "goldens" / "internvl" / file));
     }
   }
 }

@@ -13,8 +13,8 @@ struct KvCacheShape {
   std::int64_t layers = 0, batch = 0, capacity = 0, kv_heads = 0, head_dim = 0;
 };
 
-/// Keys and values of the self-attention layers of one request, allocated once and written in place. An adapter that keeps
-/// more per request (cross-attention keys) derives from it. One thread at a time.
+/// Keys and values of the self-attention layers of one request, allocated once and written in place. An adapter that
+/// keeps more per request (cross-attention keys) derives from it. One thread at a time.
 class VLMZOO_API KvCache {
  public:
   KvCache(const KvCacheShape& shape, at::ScalarType type, at::Device device);

@@ -13,11 +13,12 @@
 #include "vlmzoo/nn/linear.hpp"
 #include "vlmzoo/weights.hpp"
 
-/// The pieces that decoders and vision towers share. T is the number of tokens of all sequences laid end to end: sequences
-/// of unequal length are never padded.
+/// The pieces that decoders and vision towers share. T is the number of tokens of all sequences laid end to end:
+/// sequences of unequal length are never padded.
 namespace vlmzoo {
 
-/// x · rsqrt(mean(x²) + eps) · weight over the last dimension, computed in fp32 (Llama's and Qwen's; InternViT's qk-norm).
+/// x · rsqrt(mean(x²) + eps) · weight over the last dimension, computed in fp32 (Llama's and Qwen's; InternViT's
+/// qk-norm).
 struct RmsNorm {
   at::Tensor weight;
   double eps = 1e-6;
@@ -35,20 +36,23 @@ enum class Activation { kGelu, kGeluTanh, kSilu, kRelu, kTanh };
 VLMZOO_API Activation parse_activation(const std::string& name, const std::string& where);
 VLMZOO_API at::Tensor activate(const at::Tensor& x, Activation activation);
 
-/// Softmax attention over [heads, tokens, head_dim] views; kv heads may be fewer than heads (grouped-query). A batch of equal
-/// lengths, [B, heads, tokens, head_dim], is taken without grouping and mask (-> [B, tokens, heads · head_dim]). `causal`: the
-/// last query sees every key, the one before it all but one, … Scale: head_dim^-1/2. -> [tokens, heads · head_dim].
+/// Softmax attention over [heads, tokens, head_dim] views; kv heads may be fewer than heads (grouped-query). A batch of
+/// equal lengths, [B, heads, tokens, head_dim], is taken without grouping and mask (-> [B, tokens, heads · head_dim]).
+/// `causal`: the last query sees every key, the one before it all but one, … Scale: head_dim^-1/2. -> [tokens, heads ·
+/// head_dim].
 VLMZOO_API at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal);
 
 /// Rotary position embedding in the rotate-half form of transformers; frequencies are fp32 whatever the weights are.
-/// Scaling "llama3" as in transformers' modeling_rope_utils (factor, low_freq_factor, high_freq_factor, original_max_position_embeddings).
+/// Scaling "llama3" as in transformers' modeling_rope_utils (factor, low_freq_factor, high_freq_factor,
+/// original_max_position_embeddings).
 struct RotaryConfig {
   double theta = 10000.0;
   bool llama3 = false;
   double factor = 1, low_freq_factor = 1, high_freq_factor = 1;
   std::int64_t original_context = 0;
 
-  /// From a text config: `rope_theta` with `rope_scaling`, or `rope_parameters`. Error: kUnsupported for another scaling.
+  /// From a text config: `rope_theta` with `rope_scaling`, or `rope_parameters`. Error: kUnsupported for another
+  /// scaling.
   static VLMZOO_API RotaryConfig parse(const JsonView& text_config);
 };
 
@@ -67,8 +71,8 @@ class VLMZOO_API RotaryEmbedding {
 };
 
 struct DecoderConfig {
-  std::int64_t hidden_size = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate_size = 0, vocab_size = 0,
-               max_position_embeddings = 0;
+  std::int64_t hidden_size = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, intermediate_size = 0,
+               vocab_size = 0, max_position_embeddings = 0;
   double rms_norm_eps = 1e-6;
   bool qkv_bias = false, tie_word_embeddings = false;
   RotaryConfig rotary;
@@ -86,7 +90,8 @@ struct TokenRows {
 /// Pre-norm decoder layer with grouped-query attention and SwiGLU (Llama, Qwen2).
 class VLMZOO_API DecoderLayer {
  public:
-  /// `prefix` is "….layers.3.": input_layernorm, self_attn.{q,k,v,o}_proj, post_attention_layernorm, mlp.{gate,up,down}_proj.
+  /// `prefix` is "….layers.3.": input_layernorm, self_attn.{q,k,v,o}_proj, post_attention_layernorm,
+  /// mlp.{gate,up,down}_proj.
   DecoderLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix, std::int64_t cache_layer);
   at::Tensor operator()(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const;
 
@@ -106,7 +111,8 @@ struct PackedTokens {
   std::vector<std::int64_t> lengths;
   std::int64_t batch = 0, width = 0;
 };
-VLMZOO_API PackedTokens pack_tokens(const at::Tensor& input_ids, const at::Tensor& attention_mask, const KvCache& cache);
+VLMZOO_API PackedTokens pack_tokens(const at::Tensor& input_ids, const at::Tensor& attention_mask,
+                                    const KvCache& cache);
 /// [T, H] -> [B, L, H] with zeros for padding.
 VLMZOO_API at::Tensor unpack_rows(const at::Tensor& rows, const PackedTokens& tokens);
 /// [T, H] -> [B, keep, H]: the last `keep` rows of every sequence; zeros where it has fewer.

@@ -11,16 +11,16 @@
 
 namespace vlmzoo {
 
-/// y = x Wᵀ + b behind one face; layers don't know the kernel. Kernels: *plain* (a weight tensor in the activations' type,
-/// differentiable; bf16 rows are read by a matrix-vector kernel of our own while decoding), *fp16* (FBGEMM: 16-bit
-/// weights, fp32 activations) and *int8* (FBGEMM: per-output-channel weights, per-token activations). Immutable and cheap
-/// to copy; concurrent calls are fine.
+/// y = x Wᵀ + b behind one face; layers don't know the kernel. Kernels: *plain* (a weight tensor in the activations'
+/// type, differentiable; bf16 rows are read by a matrix-vector kernel of our own while decoding), *fp16* (FBGEMM:
+/// 16-bit weights, fp32 activations) and *int8* (FBGEMM: per-output-channel weights, per-token activations). Immutable
+/// and cheap to copy; concurrent calls are fine.
 class VLMZOO_API Linear {
  public:
   Linear() = default;
 
-  /// `weight` [out, in] fp32 (read only during the call, except by fp32) and `bias` [out] or undefined, packed for `precision`.
-  /// Weights beyond fp16's range stay fp32 under kFp16 (the kernel would clip them without a word).
+  /// `weight` [out, in] fp32 (read only during the call, except by fp32) and `bias` [out] or undefined, packed for
+  /// `precision`. Weights beyond fp16's range stay fp32 under kFp16 (the kernel would clip them without a word).
   static Linear pack(const at::Tensor& weight, const at::Tensor& bias, Precision precision);
 
   /// The plain kernel over an existing tensor of any floating type, shared, not copied.
@@ -34,8 +34,8 @@ class VLMZOO_API Linear {
 
   std::int64_t in_features() const;
   std::int64_t out_features() const;
-  std::uint64_t bytes() const;         ///< that a product reads: weights, scales, bias
-  const char* kernel_name() const;     ///< "fp32", "bf16", "fbgemm-fp16", "fbgemm-int8"
+  std::uint64_t bytes() const;      ///< that a product reads: weights, scales, bias
+  const char* kernel_name() const;  ///< "fp32", "bf16", "fbgemm-fp16", "fbgemm-int8"
   explicit operator bool() const { return kernel_ != nullptr; }
 
   class Kernel;

@@ -1,0 +1,181 @@
+#include "vlmzoo/nn/linear.hpp"
+
+#include <ATen/ops/cat.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/zeros.h>
+
+#include <string>
+#include <tuple>
+
+#include "tensors.hpp"
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/system.hpp"
+
+#undef CHECK  // LibTorch's aborts
+#include <doctest/doctest.h>
+
+using namespace vlmzoo;
+using test::filled, test::relative_difference;
+
+namespace {
+
+struct Case {
+  Precision precision;
+  const char* kernel;
+  at::ScalarType activations;
+  double tolerance;  ///< of max |y|: 24, 8 and 11 bits of the weights, 8 (7 without VNNI) of both factors
+};
+
+std::vector<Case> cases() {
+  std::vector<Case> all = {{Precision::kFp32, "fp32", at::kFloat, 1e-5},
+                           {Precision::kBf16, "bf16", at::kBFloat16, 0.01}};
+  if (cpu_features().avx2 && cpu_features().fma && cpu_features().f16c) {
+    all.push_back({Precision::kFp16, "fbgemm-fp16", at::kFloat, 1e-3});
+    all.push_back({Precision::kInt8, "fbgemm-int8", at::kFloat, 0.03});
+  } else {
+    MESSAGE("skipped fp16 and int8: this processor has no AVX2");
+  }
+  return all;
+}
+
+at::Tensor exact(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias = {}) {
+  return at::linear(x.to(at::kDouble), weight.to(at::kDouble), bias.defined() ? bias.to(at::kDouble) : bias);
+}
+
+}  // namespace
+
+TEST_CASE("every precision is near the exact product, for any number of rows, any width, with and without bias") {
+  for (const Case& kind : cases()) {
+    CAPTURE(kind.kernel);
+    for (const auto& [in, out] : {std::pair{37, 23}, {23, 37}, {64, 96}, {131, 1}, {1, 5}}) {
+      const at::Tensor weight = filled("weight", {out, in}), bias = filled("bias", {out});
+      for (const bool biased : {false, true}) {
+        const Linear layer = Linear::pack(weight, biased ? bias : at::Tensor(), kind.precision);
+        REQUIRE(layer.in_features() == in);
+        REQUIRE(layer.out_features() == out);
+        REQUIRE(std::string(layer.kernel_name()) == kind.kernel);
+        for (const std::int64_t rows : {1, 2, 7, 8, 9, 65}) {
+          CAPTURE(in);
+          CAPTURE(out);
+          CAPTURE(rows);
+          const at::Tensor x = filled("x", {rows, in}).to(kind.activations);
+          const at::Tensor y = layer(x);
+          CHECK((y.scalar_type() == kind.activations));
+          CHECK(y.sizes() == at::IntArrayRef({rows, out}));
+          CHECK(relative_difference(y, exact(x, weight, biased ? bias : at::Tensor())) <= kind.tolerance);
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a linear layer takes one row, more dimensions, strides and no rows at all") {
+  for (const Case& kind : cases()) {
+    CAPTURE(kind.kernel);
+    const Linear layer = Linear::pack(filled("weight", {23, 37}), filled("bias", {23}), kind.precision);
+    const at::Tensor x = filled("x", {6, 37}).to(kind.activations), y = layer(x);
+    CHECK(layer(x.view({2, 3, 37})).equal(y.view({2, 3, 23})));
+    CHECK(layer(x.t().contiguous().t()).equal(y));
+    CHECK(layer(x.select(0, 4)).sizes() == at::IntArrayRef({23}));
+    CHECK(layer(x.narrow(0, 0, 0)).sizes() == at::IntArrayRef({0, 23}));
+    CHECK(layer(x.view({2, 3, 37}).narrow(1, 0, 0)).sizes() == at::IntArrayRef({2, 0, 23}));
+  }
+}
+
+TEST_CASE("rows of another width are refused with both widths") {
+  const Linear layer = Linear::pack(filled("weight", {23, 37}), {}, Precision::kFp32);
+  try {
+    layer(filled("x", {2, 36}));
+    FAIL("not refused");
+  } catch (const Error& error) {
+    CHECK(error.code() == ErrorCode::kMismatch);
+    CHECK(std::string(error.what()).find("37") != std::string::npos);
+    CHECK(std::string(error.what()).find("36") != std::string::npos);
+  }
+}
+
+TEST_CASE("fp16 leaves weights beyond its range in fp32 and takes those at its end") {
+  if (cases().size() < 4) return;
+  at::Tensor weight = filled("weight", {9, 16});
+  weight[3][5] = 65504.0F;
+  CHECK(std::string(Linear::pack(weight, {}, Precision::kFp16).kernel_name()) == "fbgemm-fp16");
+  weight[3][5] = -70000.0F;
+  const Linear layer = Linear::pack(weight, {}, Precision::kFp16);
+  CHECK(std::string(layer.kernel_name()) == "fp32");
+  const at::Tensor x = filled("x", {12, 16});
+  CHECK(relative_difference(layer(x), exact(x, weight)) <= 1e-5);
+}
+
+TEST_CASE("int8 does not saturate where all activations and weights are large and positive") {
+  if (cases().size() < 4) return;
+  const at::Tensor weight = filled("weight", {40, 1024}, 0.25) + 0.75;  // products of 0.25 to 1, all added
+  for (const std::int64_t rows : {1, 4, 33}) {
+    const at::Tensor x = filled("x", {rows, 1024}, 0.25) + 0.75;
+    const at::Tensor reference = exact(x, weight);
+    CHECK(((Linear::pack(weight, {}, Precision::kInt8)(x) - reference) / reference).abs().max().item<double>() <= 0.02);
+  }
+}
+
+TEST_CASE("int8 gives every token a scale of its own, and a token of zeros the bias") {
+  if (cases().size() < 4) return;
+  const at::Tensor weight = filled("weight", {23, 64}), bias = filled("bias", {23});
+  at::Tensor x = filled("x", {4, 64});
+  x[1].zero_();
+  x[2].mul_(1e-6);  // would vanish beside the others under one scale
+  x[3].mul_(1e6);
+  const at::Tensor biased = Linear::pack(weight, bias, Precision::kInt8)(x),
+                   y = Linear::pack(weight, {}, Precision::kInt8)(x);
+  CHECK(biased[1].equal(bias));
+  CHECK(y[1].abs().max().item<double>() == 0);
+  for (const std::int64_t row : {0, 2, 3}) CHECK(relative_difference(y[row], exact(x[row], weight)) <= 0.03);
+  CHECK(Linear::pack(weight, bias, Precision::kInt8)(at::zeros({3, 64}))[2].equal(bias));
+  CHECK(Linear::pack(at::zeros({5, 64}), {}, Precision::kInt8)(x).abs().max().item<double>() == 0);
+}
+
+TEST_CASE("a plain matrix of another type than the activations is used as it is, few rows and many") {
+  for (const at::ScalarType type : {at::kBFloat16, at::kHalf, at::kFloat}) {
+    const at::Tensor weight = filled("weight", {4100, 19}).to(type);  // more than a block of rows
+    const Linear layer = Linear::plain(weight, {});
+    CHECK(layer.bytes() == weight.nbytes());
+    for (const std::int64_t rows : {1, 8, 9}) {
+      const at::Tensor x = filled("x", {rows, 19});
+      CHECK(relative_difference(layer(x), exact(x, weight)) <= 1e-5);
+    }
+  }
+  const at::Tensor weight = filled("weight", {7, 19}).to(at::kDouble), x = filled("x", {2, 19});
+  CHECK(relative_difference(Linear::plain(weight, {})(x), exact(x, weight)) <= 1e-5);
+}
+
+TEST_CASE("blocks of outputs side by side are one layer") {
+  for (const Case& kind : cases()) {
+    CAPTURE(kind.kernel);
+    const at::Tensor weight = filled("weight", {24, 37}), bias = filled("bias", {24});
+    std::vector<Linear> blocks;
+    std::uint64_t bytes = 0;
+    for (const auto& [first, count] : {std::pair{0, 10}, {10, 1}, {11, 13}}) {
+      blocks.push_back(Linear::pack(weight.narrow(0, first, count), bias.narrow(0, first, count), kind.precision));
+      bytes += blocks.back().bytes();
+    }
+    const Linear whole = Linear::pack(weight, bias, kind.precision), stacked = Linear::stack(blocks);
+    CHECK(stacked.in_features() == 37);
+    CHECK(stacked.out_features() == 24);
+    CHECK(stacked.bytes() == bytes);
+    CHECK(std::string(stacked.kernel_name()) == kind.kernel);
+    for (const std::int64_t rows : {1, 20}) {
+      const at::Tensor x = filled("x", {rows, 37}).to(kind.activations);
+      // The order of a bf16 product's sums depends on its shape: one rounding.
+      CHECK(relative_difference(stacked(x), whole(x)) <= (kind.activations == at::kBFloat16 ? 0.004 : 1e-6));
+    }
+  }
+}
+
+TEST_CASE("gradients reach weight, bias and input, for few rows too") {
+  for (const std::int64_t rows : {1, 12}) {
+    const at::Tensor x = filled("x", {rows, 37}).requires_grad_(), weight = filled("weight", {23, 37}).requires_grad_(),
+                     bias = filled("bias", {23}).requires_grad_(), slope = filled("slope", {rows, 23});
+    (Linear::plain(weight, bias)(x) * slope).sum().backward();
+    CHECK(relative_difference(weight.grad(), slope.t().matmul(x.detach())) <= 1e-5);
+    CHECK(relative_difference(x.grad(), slope.matmul(weight.detach())) <= 1e-5);
+    CHECK(relative_difference(bias.grad(), slope.sum(0)) <= 1e-5);
+  }
+}
