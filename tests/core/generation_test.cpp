@@ -19,8 +19,6 @@
 #include "tiny_models.hpp"
 #include "vlmzoo/error.hpp"
 
-#undef CHECK  // LibTorch's aborts
-#include <doctest/doctest.h>
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;

@@ -13,8 +13,6 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/safetensors.hpp"
 
-#undef CHECK  // LibTorch's aborts
-#include <doctest/doctest.h>
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;
