@@ -308,7 +308,8 @@ TEST_CASE("a tokenizer that doesn't belong to the model is refused") {
 
   fs::copy(bench().checkpoint / "config.json", bench().folder / "small.json");
   edit_json(bench().folder / "small.json", "/llm_config/vocab_size", 606);
-  check_refusal(init_arguments(bench().folder / "small", bench().folder / "small.json"), 1, {"the tokenizer in", "606"});
+  check_refusal(init_arguments(bench().folder / "small", bench().folder / "small.json"), 1,
+                {"the tokenizer in", "606"});
   CHECK_FALSE(fs::exists(bench().folder / "small"));
 }
 

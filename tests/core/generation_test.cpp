@@ -19,7 +19,6 @@
 #include "tiny_models.hpp"
 #include "vlmzoo/error.hpp"
 
-
 namespace fs = std::filesystem;
 using namespace vlmzoo;
 

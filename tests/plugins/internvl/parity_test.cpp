@@ -13,7 +13,6 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/safetensors.hpp"
 
-
 namespace fs = std::filesystem;
 using namespace vlmzoo;
 using test::checkpoint, test::open_model, test::registry;
