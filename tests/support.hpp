@@ -4,7 +4,10 @@
 
 #include <atomic>
 #include <filesystem>
+#include <optional>
 #include <string>
+
+#include "vlmzoo/error.hpp"
 
 namespace vlmzoo::test {
 
@@ -31,5 +34,16 @@ class TemporaryFolder {
  private:
   std::filesystem::path path_;
 };
+
+/// The code of the Error that `function` throws; none when it throws nothing.
+template <class Function>
+std::optional<ErrorCode> code_of(const Function& function) {
+  try {
+    function();
+  } catch (const Error& error) {
+    return error.code();
+  }
+  return std::nullopt;
+}
 
 }  // namespace vlmzoo::test

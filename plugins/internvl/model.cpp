@@ -32,8 +32,10 @@ void pad_prompts(const std::vector<std::vector<TokenId>>& prompts, ModelInputs& 
 
 }  // namespace
 
-InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, Weights& weights)
+InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
+                   Weights& weights)
     : config_(config),
+      tokenizer_(std::move(tokenizer)),
       vision_(weights, config),
       connector_(weights, config),
       text_type_(weights.activation_type(Role::kLanguage)) {
@@ -56,7 +58,6 @@ InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, Weig
 }
 
 void InternVl::describe(const ModelFolder& folder) {
-  tokenizer_ = Tokenizer::open(folder.path());
   if (tokenizer_)
     special_ = SpecialTokens::find(*tokenizer_, config_, fmt::format("the tokenizer in {}", folder.path().string()));
   const VisionConfig& vision = config_.vision;

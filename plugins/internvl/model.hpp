@@ -1,6 +1,6 @@
 #pragma once
 
-#include <optional>
+#include <memory>
 #include <vector>
 
 #include "internvl_config.hpp"
@@ -13,7 +13,9 @@ namespace vlmzoo::internvl {
 /// InternVL2.5: InternViT, a two-layer connector, Qwen2. Image embeddings replace the <IMG_CONTEXT> tokens.
 class InternVl final : public Model {
  public:
-  InternVl(const ModelFolder& folder, const InternVlConfig& config, Weights& weights);
+  /// `tokenizer` is null for a model that reads no prompts.
+  InternVl(const ModelFolder& folder, const InternVlConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
+           Weights& weights);
 
   const ModelInfo& info() const override { return info_; }
   const Parameters& parameters() const override { return parameters_; }
@@ -23,7 +25,7 @@ class InternVl final : public Model {
   TextOutput forward(const ModelInputs& inputs, const ImageFeatures* features, KvCache& cache,
                      std::int64_t logits_to_keep) const override;
   at::Tensor lm_head(const at::Tensor& hidden) const override;
-  const Tokenizer* tokenizer() const override { return tokenizer_ ? &*tokenizer_ : nullptr; }
+  const Tokenizer* tokenizer() const override { return tokenizer_.get(); }
 
  private:
   at::Tensor embed_tokens(const at::Tensor& ids, const ImageFeatures* features) const;
@@ -32,7 +34,7 @@ class InternVl final : public Model {
   InternVlConfig config_;
   ModelInfo info_;
   Parameters parameters_;
-  std::optional<Tokenizer> tokenizer_;
+  std::shared_ptr<const Tokenizer> tokenizer_;
   SpecialTokens special_{-1, -1, -1};
   VisionTower vision_;
   Connector connector_;

@@ -16,11 +16,13 @@
 #include <string>
 #include <thread>
 
+#include "support.hpp"
 #include "tiny_models.hpp"
 #include "vlmzoo/error.hpp"
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;
+using test::code_of;
 
 namespace {
 
@@ -40,16 +42,6 @@ GenerationConfig sampled(std::int64_t tokens, std::int64_t seed) {
   config.repetition_penalty = 1.1;
   config.seed = seed;
   return config;
-}
-
-template <class Function>
-std::optional<ErrorCode> code_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return std::nullopt;
 }
 
 /// The tiny InternVL, one for all tests.

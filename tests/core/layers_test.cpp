@@ -14,6 +14,7 @@
 #include <optional>
 #include <string>
 
+#include "support.hpp"
 #include "tensors.hpp"
 #include "vlmzoo/error.hpp"
 
@@ -21,19 +22,10 @@
 #include <doctest/doctest.h>
 
 using namespace vlmzoo;
+using test::code_of;
 using test::filled, test::relative_difference;
 
 namespace {
-
-template <class Function>
-std::optional<ErrorCode> code_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return std::nullopt;
-}
 
 /// softmax(q kᵀ / sqrt(d) + mask) v in double, a key head for every group of query heads.
 at::Tensor explicit_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {

@@ -16,6 +16,7 @@
 #include <doctest/doctest.h>
 
 using namespace vlmzoo;
+using test::code_of;
 using test::filled, test::relative_difference;
 
 namespace {
@@ -77,16 +78,6 @@ std::size_t count_of(const std::string& text, const std::string& part) {
   std::size_t count = 0;
   for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + 1)) ++count;
   return count;
-}
-
-template <class Function>
-std::optional<ErrorCode> code_of(const Function& function) {
-  try {
-    function();
-  } catch (const Error& error) {
-    return error.code();
-  }
-  return std::nullopt;
 }
 
 }  // namespace
