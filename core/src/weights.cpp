@@ -94,6 +94,7 @@ struct Weights::Impl {
   std::set<std::string> known;  // taken or ignored
   std::vector<std::string> missing, misshaped;
   std::unique_ptr<Progress> progress;
+  at::Tensor staging;
 
   /// Bytes read for `count` elements of a tensor, the unit of the progress line.
   std::uint64_t bytes_read(const std::string& name, std::int64_t count) const {
@@ -166,6 +167,14 @@ struct Weights::Impl {
     value.set_requires_grad(true);
     parameters.trainable.push_back({std::move(names), role, value});
     return value;
+  }
+
+  /// One buffer for all matrices on their way into packed form: freed ones between packed ones would stay lost to the
+  /// heap.
+  at::Tensor stage(std::int64_t rows, std::int64_t columns) {
+    if (!staging.defined() || staging.numel() < rows * columns)
+      staging = at::empty({std::max(kBlock, rows * columns)}, at::kFloat);
+    return staging.narrow(0, 0, rows * columns).view({rows, columns});
   }
 
   /// Rows [first, first + into.size(0)) of the matrices laid below each other.
@@ -281,7 +290,7 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
   const std::int64_t rows = std::max<std::int64_t>(1, kBlock / in);
   for (std::int64_t first = 0; first < out; first += rows) {
     const std::int64_t count = std::min(rows, out - first);
-    const at::Tensor staged = at::empty({count, in}, at::kFloat);
+    const at::Tensor staged = impl_->stage(count, in);
     impl_->read_rows(names, in, outs, first, staged);
     blocks.push_back(Linear::pack(staged, bias ? biases.narrow(0, first, count) : at::Tensor(), precision));
   }

@@ -15,6 +15,12 @@ namespace {
 /// fp16's largest number.
 constexpr double kHalfMax = 65504.0;
 
+/// Without a second matrix, as abs() would make. NaN doesn't fit.
+bool fits_half(const at::Tensor& weight) {
+  const auto [smallest, largest] = weight.aminmax();
+  return smallest.item<double>() >= -kHalfMax && largest.item<double>() <= kHalfMax;
+}
+
 /// Products over a weight tensor as it is. Types may differ from the activations' (tied embeddings in 16 bits).
 class PlainKernel final : public Linear::Kernel {
  public:
@@ -91,7 +97,7 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
       return plain(weight.to(at::kBFloat16), bias_as(at::kBFloat16));
     case Precision::kFp16:
       if (!weight.is_cpu()) return plain(weight.to(at::kHalf), bias_as(at::kHalf));
-      if (has_fbgemm() && weight.abs().max().item<double>() <= kHalfMax) {
+      if (has_fbgemm() && fits_half(weight)) {
         return Linear(make_fbgemm_fp16(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
       }
       return plain(weight.to(at::kFloat), bias_as(at::kFloat));

@@ -34,15 +34,6 @@ void dot_portable(const Weight* w, const float* x, std::int64_t in, std::int64_t
 }
 
 #if defined(__x86_64__)
-/// Asks for the weights that come 4 KB later: the hardware's own prefetching ends at a page, and rows follow each
-/// other.
-template <class Weight>
-inline __attribute__((always_inline)) void prefetch(const Weight* w) {
-  const char* ahead = reinterpret_cast<const char*>(w) + 4096;
-  _mm_prefetch(ahead, _MM_HINT_T0);
-  _mm_prefetch(ahead + 64, _MM_HINT_T0);
-}
-
 struct Avx2 {
   static constexpr std::int64_t kLanes = 8;
   __attribute__((target("avx2,fma,f16c"))) static __m256 load(const c10::BFloat16* w) {
@@ -63,7 +54,6 @@ __attribute__((target("avx2,fma,f16c"))) void dot_avx2(const Weight* w, const fl
     __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
     std::int64_t k = 0;
     for (; k + 32 <= in; k += 32) {
-      prefetch(w + k);
       for (int part = 0; part < 4; ++part) {
         sums[part] = _mm256_fmadd_ps(Avx2::load(w + k + 8 * part), _mm256_loadu_ps(row + k + 8 * part), sums[part]);
       }
@@ -96,7 +86,6 @@ __attribute__((target("avx512f,avx512bw"))) void dot_avx512(const Weight* w, con
     __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
     std::int64_t k = 0;
     for (; k + 64 <= in; k += 64) {
-      prefetch(w + k);
       for (int part = 0; part < 4; ++part) {
         sums[part] = _mm512_fmadd_ps(Avx512::load(w + k + 16 * part), _mm512_loadu_ps(row + k + 16 * part), sums[part]);
       }
