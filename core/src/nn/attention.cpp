@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "vlmzoo/nn/layers.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo {
 namespace {
@@ -13,12 +14,21 @@ at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, at::Device devic
   return at::ones({queries, keys}, at::TensorOptions().dtype(at::kBool).device(device)).tril(keys - queries);
 }
 
+/// Over a whole tile LibTorch's bf16 attention takes longer than fp32's, casts included, unless AMX does its small
+/// products.
+bool faster_in_fp32(const at::Tensor& query) {
+  return query.is_cpu() && query.scalar_type() == at::kBFloat16 && !cpu_features().amx_bf16;
+}
+
 }  // namespace
 
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {
   if (query.dim() == 4) {  // a batch of equal lengths without grouping: vision tiles
-    const at::Tensor mixed = at::scaled_dot_product_attention(query, key, value);
-    return mixed.transpose(1, 2).reshape({query.size(0), query.size(2), query.size(1) * query.size(3)});
+    const auto widened = [wide = faster_in_fp32(query)](const at::Tensor& t) { return wide ? t.to(at::kFloat) : t; };
+    const at::Tensor mixed = at::scaled_dot_product_attention(widened(query), widened(key), widened(value));
+    return mixed.to(query.scalar_type())
+        .transpose(1, 2)
+        .reshape({query.size(0), query.size(2), query.size(1) * query.size(3)});
   }
   const std::int64_t heads = query.size(0), tokens = query.size(1), width = query.size(2);
   const std::int64_t kv_heads = key.size(0), keys = key.size(1), group = heads / kv_heads;
