@@ -44,6 +44,12 @@ Classified classify(const Model& model, const Head& head, const std::filesystem:
   const ModelInputs inputs = model.preprocess({&request, 1}, /*vision_only=*/true);
   const HeadOutput output = head.forward(model.encode_images(inputs));
   const at::Tensor probability = probabilities(output.logits).cpu().contiguous();
+  if (!probability.isfinite().all().item<bool>()) {
+    throw Error(ErrorCode::kInternal,
+                fmt::format("{}: the class probabilities are not finite; the weights may be damaged, or a "
+                            "precision too narrow for them (try --precision fp32)",
+                            file.string()));
+  }
   Classified result{file, {}, 0};
   result.probabilities.assign(probability.const_data_ptr<float>(),
                               probability.const_data_ptr<float>() + probability.numel());

@@ -248,6 +248,12 @@ at::Tensor Weights::embedding(Role role, const std::string& name, std::vector<st
     const TensorEntry* entry = impl_->source.checkpoint != nullptr ? impl_->source.checkpoint->find(name) : nullptr;
     type = entry != nullptr && entry->dtype == DType::kBF16 ? at::kBFloat16 : at::kHalf;
   }
+  if (type == at::kHalf) {  // values beyond fp16's range became infinite: bf16 holds them
+    const at::Tensor half = impl_->whole(name, shape, type);
+    const auto [smallest, largest] = half.aminmax();
+    if (smallest.isfinite().item<bool>() && largest.isfinite().item<bool>()) return impl_->trained({name}, role, half);
+    type = at::kBFloat16;
+  }
   return impl_->trained({name}, role, impl_->whole(name, shape, type));
 }
 

@@ -2,10 +2,13 @@
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
+#include <fmt/format.h>
 
 #include <algorithm>
 #include <cmath>
 #include <limits>
+
+#include "vlmzoo/error.hpp"
 
 namespace vlmzoo::internvl {
 namespace {
@@ -14,6 +17,12 @@ namespace {
 Image clip_square(const Image& image, std::int64_t side) {
   const std::int64_t shorter = std::min(image.width, image.height), longer = std::max(image.width, image.height);
   const std::int64_t scaled = side * longer / shorter;
+  if (scaled > 65535) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("a picture of {}×{} is too thin for the clip pipeline: its longer side "
+                            "would become {} pixels, at most 65535 work; crop it",
+                            image.width, image.height, scaled));
+  }
   const bool wide = image.width >= image.height;
   const Image resized = resize(image, wide ? scaled : side, wide ? side : scaled, Resample::kBicubic);
   // CenterCrop rounds half to even, as Python's round() does.

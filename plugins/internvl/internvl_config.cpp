@@ -210,6 +210,15 @@ Json image_processor(const ModelFolder& folder) {
                                                                                       : Json::object();
 }
 
+void check_std(const std::array<double, 3>& std) {
+  for (const double value : std) {
+    if (!(value > 0)) {
+      throw Error(ErrorCode::kConfig,
+                  fmt::format("preprocessor_config.json: image_std must be above 0, got {}", value));
+    }
+  }
+}
+
 void apply_pipeline(ImageConfig& image, const ModelConfig& config) {
   if (config.max_tiles) image.max_tiles = *config.max_tiles;
   image.min_tiles = std::min(image.min_tiles, image.max_tiles);
@@ -264,6 +273,7 @@ InternVlConfig InternVlConfig::read(const ModelFolder& folder, const ModelConfig
   result.downsample = std::lround(1 / ratio);
   result.image.mean = three_numbers(processor_json, "image_mean", kImageNetMean, "preprocessor_config.json");
   result.image.std = three_numbers(processor_json, "image_std", kImageNetStd, "preprocessor_config.json");
+  check_std(result.image.std);
   result.prompt = read_template(view, hf);
   if (config.system_prompt) result.prompt.system = *config.system_prompt;
   apply_pipeline(result.image, config);

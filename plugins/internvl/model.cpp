@@ -105,10 +105,10 @@ ModelInputs InternVl::preprocess(std::span<const Request> requests, bool vision_
     inputs.tiles_per_image.insert(inputs.tiles_per_image.end(), counts.begin(), counts.end());
     if (vision_only) continue;
     if (!tokenizer_) {
-      throw Error(
-          ErrorCode::kNotFound,
-          "the model folder has no tokenizer.json and no vocab.json with merges.txt, so it can't read a prompt; "
-          "add the files from the release");
+      throw Error(ErrorCode::kNotFound,
+                  "this model was created without a tokenizer and can't read a prompt: for vision only, or from a "
+                  "folder without "
+                  "tokenizer.json and without vocab.json and merges.txt; add the files from the release");
     }
     prompts.push_back(encode_prompt(*tokenizer_, config_, request.text, counts));
     if (const auto length = static_cast<std::int64_t>(prompts.back().size()); length > info_.context_length) {

@@ -9,6 +9,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "vlmzoo/interrupt.hpp"
+
 namespace vlmzoo::internvl {
 namespace {
 
@@ -120,6 +122,7 @@ at::Tensor VisionTower::encode(const at::Tensor& pixel_values) const {
 at::Tensor VisionTower::operator()(const at::Tensor& pixel_values) const {
   std::vector<at::Tensor> groups;
   for (std::int64_t first = 0; first < pixel_values.size(0); first += tiles_at_once_) {
+    check_interrupt();
     groups.push_back(encode(pixel_values.narrow(0, first, std::min(tiles_at_once_, pixel_values.size(0) - first))));
   }
   return groups.size() == 1 ? groups.front() : at::cat(groups, 0);

@@ -28,7 +28,8 @@ struct GenerationTimes {
 /// Called with each new piece of complete UTF-8 text of answer `index`. Text that may begin a stop string is held back.
 using OnText = std::function<void(std::size_t index, std::string_view piece)>;
 
-/// Answers a batch of prompts of any lengths. Each prompt's answer is the same alone or in a batch: every prompt draws
+/// Answers a batch of prompts of any lengths. In fp32 each prompt's answer is the same alone
+/// or in a batch (other precisions round by batch): every prompt draws
 /// its random numbers from a stream of its own that begins with `config.seed`. Order of the filters: repetition
 /// penalty, temperature, top-k, top-p (as in transformers). Ctrl-C ends it with what there is. Errors: kUsage when
 /// prompt + max_new_tokens exceed the context.

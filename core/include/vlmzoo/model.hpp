@@ -92,7 +92,7 @@ class VLMZOO_API Model {
   /// Logits [..., V] in fp32 of final hidden states [..., H].
   virtual at::Tensor lm_head(const at::Tensor& hidden) const = 0;
 
-  /// Null when the checkpoint was opened for vision only and has no tokenizer file.
+  /// Null when the model was created for vision only, or its folder has no tokenizer.
   virtual const Tokenizer* tokenizer() const = 0;
 };
 
