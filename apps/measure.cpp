@@ -97,7 +97,8 @@ BenchPrompt make_bench_prompt(const Model& model, std::int64_t tokens, std::int6
   return best;
 }
 
-Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t new_tokens, std::int64_t repeats) {
+Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t new_tokens, std::int64_t repeats,
+                    const MemoryReader* memory) {
   Speed speed;
   for (std::int64_t repeat = 0; repeat < repeats; ++repeat) {
     check_interrupt();
@@ -123,6 +124,7 @@ Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t 
     }
     wait_for(output.logits);
     speed.decode_tok_per_s.values.push_back(static_cast<double>(new_tokens) / seconds_since(start));
+    if (memory != nullptr) speed.bandwidth.values.push_back(memory->bandwidth());
   }
   return speed;
 }
@@ -145,19 +147,22 @@ std::uint64_t decode_bytes_per_token(const Model& model, const RolePrecision& pr
   return read.bytes(precision);
 }
 
-double memory_bandwidth() {
+MemoryReader::MemoryReader() {
   constexpr std::uint64_t kGiB = std::uint64_t{1} << 30;
-  constexpr int kRounds = 7;
-  const std::vector<std::uint64_t> buffer((available_memory() > 2 * kGiB ? kGiB : kGiB / 2) / sizeof(std::uint64_t), 1);
+  buffer_.assign((available_memory() > 2 * kGiB ? kGiB : kGiB / 2) / sizeof(std::uint64_t), 1);
+}
+
+double MemoryReader::bandwidth() const {
+  constexpr int kRounds = 3;
   const int threads = at::get_num_threads();
-  const std::size_t share = buffer.size() / static_cast<std::size_t>(threads);
+  const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads);
   double best = 0;
   std::atomic<std::uint64_t> total{0};  // used, so that the reads can't be left out
   for (int round = 0; round < kRounds; ++round) {
     check_interrupt();
     const auto start = Clock::now();
     on_threads(threads,
-               [&](int thread) { total += sum(buffer.data() + share * static_cast<std::size_t>(thread), share); });
+               [&](int thread) { total += sum(buffer_.data() + share * static_cast<std::size_t>(thread), share); });
     const double bytes = static_cast<double>(share * static_cast<std::size_t>(threads) * sizeof(std::uint64_t));
     best = std::max(best, bytes / seconds_since(start));
   }

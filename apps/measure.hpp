@@ -29,17 +29,26 @@ BenchPrompt make_bench_prompt(const Model& model, std::int64_t tokens, std::int6
 
 struct Speed {
   Series vision_ms_per_tile, prefill_s, prefill_tok_per_s, decode_tok_per_s;
+  Series bandwidth;  ///< bytes per second, read right after each decode: it swings on shared machines
 };
 
-/// Vision, prefill and `new_tokens` greedy steps, `repeats` times. Error: kInterrupted.
-Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t new_tokens, std::int64_t repeats);
+/// Reads a buffer much larger than the caches with all threads.
+class MemoryReader {
+ public:
+  MemoryReader();
+  double bandwidth() const;  ///< bytes per second, the best of three rounds. Error: kInterrupted
+
+ private:
+  std::vector<std::uint64_t> buffer_;
+};
+
+/// Vision, prefill and `new_tokens` greedy steps, `repeats` times, and the memory's speed beside them unless `memory`
+/// is null. Error: kInterrupted.
+Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t new_tokens, std::int64_t repeats,
+                    const MemoryReader* memory);
 
 /// Bytes of weights that decoding one token reads: the matrices of the language role, and the embedding where it serves
 /// as lm_head.
 std::uint64_t decode_bytes_per_token(const Model& model, const RolePrecision& precision);
-
-/// Bytes per second that all threads together read from a buffer much larger than the caches; the best of several
-/// rounds.
-double memory_bandwidth();
 
 }  // namespace vlmzoo::app

@@ -16,7 +16,7 @@ Precision automatic(const at::Device& device) {
   if (device.is_cuda()) return Precision::kBf16;
   const CpuFeatures& cpu = cpu_features();
   if (cpu.avx512_bf16 || cpu.amx_bf16) return Precision::kBf16;
-  if (cpu.avx2 && cpu.fma && cpu.f16c) return Precision::kFp16;
+  if (cpu.fbgemm()) return Precision::kFp16;
   return Precision::kFp32;
 }
 
@@ -28,7 +28,7 @@ Precision resolve(Precision asked, bool int8, const at::Device& device, Role rol
         ErrorCode::kUnsupported,
         fmt::format("precision int8 of the {} works on the CPU only; on CUDA use bf16, fp16 or fp32", to_string(role)));
   }
-  if (chosen == Precision::kInt8 && !cpu_features().avx2) {
+  if (chosen == Precision::kInt8 && !cpu_features().fbgemm()) {
     throw Error(ErrorCode::kUnsupported, "precision int8 needs a processor with AVX2; use fp32, bf16 or fp16 here");
   }
   if (chosen == Precision::kBf16 && device.is_cpu() && !cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {

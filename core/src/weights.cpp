@@ -22,7 +22,7 @@ namespace vlmzoo {
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // elements a thread reads and converts at a time
-constexpr std::int64_t kBlock = std::int64_t{1} << 25;  // fp32 elements staged for packing: 128 MB at most
+constexpr std::int64_t kBlock = std::int64_t{1} << 23;  // fp32 elements staged for packing
 constexpr std::size_t kNamed = 20;                      // tensors of a kind named in an error,
 constexpr std::size_t kListed = 1100;                   // or as many as fit into that many bytes
 
@@ -169,14 +169,6 @@ struct Weights::Impl {
     return value;
   }
 
-  /// One buffer for all matrices on their way into packed form: freed ones between packed ones would stay lost to the
-  /// heap.
-  at::Tensor stage(std::int64_t rows, std::int64_t columns) {
-    if (!staging.defined() || staging.numel() < rows * columns)
-      staging = at::empty({std::max(kBlock, rows * columns)}, at::kFloat);
-    return staging.narrow(0, 0, rows * columns).view({rows, columns});
-  }
-
   /// Rows [first, first + into.size(0)) of the matrices laid below each other.
   void read_rows(const std::vector<std::string>& names, std::int64_t in, const std::vector<std::int64_t>& outs,
                  std::int64_t first, const at::Tensor& into) {
@@ -187,6 +179,27 @@ struct Weights::Impl {
       const std::vector<std::int64_t> shape = {outs[i], in};
       read(names[i] + ".weight", shape, (begin - top) * in, into.narrow(0, begin - first, end - begin).view({-1}));
     }
+  }
+
+  /// The matrices below each other in a kernel's own form, a block of rows at a time; null when there is no such kernel
+  /// here or a value is beyond its range.
+  std::shared_ptr<const Linear::Kernel> packed(Precision precision, const std::vector<std::string>& names,
+                                               std::int64_t in, const std::vector<std::int64_t>& outs,
+                                               const at::Tensor& bias) {
+    const std::int64_t out = std::accumulate(outs.begin(), outs.end(), std::int64_t{0});
+    const auto packer = make_packer(precision, in, out);
+    if (packer == nullptr) return nullptr;
+    // One buffer for all matrices: freed ones between packed ones would stay lost to the heap.
+    const std::int64_t rows = std::max<std::int64_t>(1, kBlock / (in * RowPacker::kRows)) * RowPacker::kRows;
+    if (!staging.defined() || staging.numel() < rows * in)
+      staging = at::empty({std::max(kBlock, rows * in)}, at::kFloat);
+    for (std::int64_t first = 0; first < out; first += rows) {
+      const std::int64_t count = std::min(rows, out - first);
+      const at::Tensor staged = staging.narrow(0, 0, count * in).view({count, in});
+      read_rows(names, in, outs, first, staged);
+      if (!packer->add(first, staged)) return nullptr;
+    }
+    return packer->finish(bias);
   }
 };
 
@@ -278,29 +291,21 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
       impl_->read(names[i] + ".bias", shape, 0, biases.narrow(0, row, outs[i]));
     }
   }
-  const bool packed = impl_->source.device.is_cpu() && (precision == Precision::kFp16 || precision == Precision::kInt8);
-  if (!packed) {
-    const at::ScalarType type = activation_type(role);
-    at::Tensor matrix = at::empty({out, in}, type);
-    impl_->read_rows(names, in, outs, 0, matrix);
-    std::vector<std::string> weight_names, bias_names;
-    for (const std::string& name : names) {
-      weight_names.push_back(name + ".weight");
-      bias_names.push_back(name + ".bias");
-    }
-    const at::Tensor weight = impl_->trained(weight_names, role, matrix.to(impl_->source.device));
-    return Linear::plain(weight,
-                         bias ? impl_->trained(bias_names, role, biases.to(impl_->source.device, type)) : at::Tensor());
+  const bool narrow = precision == Precision::kFp16 || precision == Precision::kInt8;
+  if (narrow && impl_->source.device.is_cpu()) {
+    if (auto kernel = impl_->packed(precision, names, in, outs, biases)) return Linear(std::move(kernel));
   }
-  std::vector<Linear> blocks;
-  const std::int64_t rows = std::max<std::int64_t>(1, kBlock / in);
-  for (std::int64_t first = 0; first < out; first += rows) {
-    const std::int64_t count = std::min(rows, out - first);
-    const at::Tensor staged = impl_->stage(count, in);
-    impl_->read_rows(names, in, outs, first, staged);
-    blocks.push_back(Linear::pack(staged, bias ? biases.narrow(0, first, count) : at::Tensor(), precision));
+  const at::ScalarType type = activation_type(role);
+  at::Tensor matrix = at::empty({out, in}, type);
+  impl_->read_rows(names, in, outs, 0, matrix);
+  std::vector<std::string> weight_names, bias_names;
+  for (const std::string& name : names) {
+    weight_names.push_back(name + ".weight");
+    bias_names.push_back(name + ".bias");
   }
-  return Linear::stack(blocks);
+  const at::Tensor weight = impl_->trained(weight_names, role, matrix.to(impl_->source.device));
+  return Linear::plain(weight,
+                       bias ? impl_->trained(bias_names, role, biases.to(impl_->source.device, type)) : at::Tensor());
 }
 
 Linear Weights::tied_linear(Role role, const at::Tensor& matrix) {

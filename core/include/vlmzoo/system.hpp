@@ -11,6 +11,8 @@ namespace vlmzoo {
 struct CpuFeatures {
   bool avx2 = false, f16c = false, fma = false, avx512 = false, avx512_bf16 = false, avx512_vnni = false,
        amx_bf16 = false;
+
+  bool fbgemm() const { return avx2 && fma && f16c; }  ///< what FBGEMM's kernels and our AVX2 ones need
 };
 VLMZOO_API const CpuFeatures& cpu_features();
 VLMZOO_API std::string describe_cpu();  ///< "AMD EPYC …: avx2 f16c avx512 …"

@@ -44,24 +44,32 @@ DecoderConfig DecoderConfig::parse(const JsonView& text, bool qkv_bias) {
   return config;
 }
 
+SwiGlu::SwiGlu(Weights& weights, const DecoderConfig& config, const std::string& prefix)
+    : intermediate_(config.intermediate_size) {
+  const Role role = Role::kLanguage;
+  gate_up_ = weights.linear(role, {prefix + "gate_proj", prefix + "up_proj"}, config.hidden_size,
+                            {intermediate_, intermediate_}, /*bias=*/false);
+  down_ = weights.linear(role, {prefix + "down_proj"}, intermediate_, {config.hidden_size}, /*bias=*/false);
+}
+
+at::Tensor SwiGlu::operator()(const at::Tensor& x) const {
+  const at::Tensor gate_up = gate_up_(x);
+  if (row_kernels_apply(gate_up)) return down_(swiglu_rows(gate_up));
+  return down_(at::silu(gate_up.narrow(1, 0, intermediate_)) * gate_up.narrow(1, intermediate_, intermediate_));
+}
+
 DecoderLayer::DecoderLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix,
                            std::int64_t cache_layer)
-    : heads_(config.heads),
-      kv_heads_(config.kv_heads),
-      head_dim_(config.head_dim),
-      intermediate_(config.intermediate_size),
-      cache_layer_(cache_layer) {
+    : heads_(config.heads), kv_heads_(config.kv_heads), head_dim_(config.head_dim), cache_layer_(cache_layer) {
   const Role role = Role::kLanguage;
   const std::int64_t hidden = config.hidden_size, q = heads_ * head_dim_, kv = kv_heads_ * head_dim_;
   input_norm_ = {weights.tensor(role, prefix + "input_layernorm.weight", {hidden}), config.rms_norm_eps};
-  const std::string attn = prefix + "self_attn.", mlp = prefix + "mlp.";
+  const std::string attn = prefix + "self_attn.";
   qkv_ =
       weights.linear(role, {attn + "q_proj", attn + "k_proj", attn + "v_proj"}, hidden, {q, kv, kv}, config.qkv_bias);
   output_ = weights.linear(role, {attn + "o_proj"}, q, {hidden}, /*bias=*/false);
   post_norm_ = {weights.tensor(role, prefix + "post_attention_layernorm.weight", {hidden}), config.rms_norm_eps};
-  gate_up_ = weights.linear(role, {mlp + "gate_proj", mlp + "up_proj"}, hidden, {intermediate_, intermediate_},
-                            /*bias=*/false);
-  down_ = weights.linear(role, {mlp + "down_proj"}, intermediate_, {hidden}, /*bias=*/false);
+  mlp_ = SwiGlu(weights, config, prefix + "mlp.");
 }
 
 at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCache& cache) const {
@@ -86,10 +94,7 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCa
 
 at::Tensor DecoderLayer::operator()(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const {
   const at::Tensor attended = hidden + attend(input_norm_(hidden), rows, cache);
-  const at::Tensor gate_up = gate_up_(post_norm_(attended));
-  if (row_kernels_apply(gate_up)) return attended + down_(swiglu_rows(gate_up));
-  return attended +
-         down_(at::silu(gate_up.narrow(1, 0, intermediate_)) * gate_up.narrow(1, intermediate_, intermediate_));
+  return attended + mlp_(post_norm_(attended));
 }
 
 }  // namespace vlmzoo

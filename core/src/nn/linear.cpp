@@ -12,15 +12,6 @@
 namespace vlmzoo {
 namespace {
 
-/// fp16's largest number.
-constexpr double kHalfMax = 65504.0;
-
-/// Without a second matrix, as abs() would make. NaN doesn't fit.
-bool fits_half(const at::Tensor& weight) {
-  const auto [smallest, largest] = weight.aminmax();
-  return smallest.item<double>() >= -kHalfMax && largest.item<double>() <= kHalfMax;
-}
-
 /// Products over a weight tensor as it is. Types may differ from the activations' (tied embeddings in 16 bits).
 class PlainKernel final : public Linear::Kernel {
  public:
@@ -64,30 +55,11 @@ class PlainKernel final : public Linear::Kernel {
   at::Tensor weight_, bias_;
 };
 
-/// Several kernels whose outputs lie side by side.
-class StackedKernel final : public Linear::Kernel {
- public:
-  StackedKernel(std::vector<std::shared_ptr<const Kernel>> parts, std::int64_t out)
-      : Kernel(parts.front()->in_features(), out), parts_(std::move(parts)) {}
-
-  at::Tensor run(const at::Tensor& x) const override {
-    std::vector<at::Tensor> results;
-    results.reserve(parts_.size());
-    for (const auto& part : parts_) results.push_back(part->run(x));
-    return at::cat(results, -1);
-  }
-  std::uint64_t bytes() const override {
-    std::uint64_t sum = 0;
-    for (const auto& part : parts_) sum += part->bytes();
-    return sum;
-  }
-  const char* name() const override { return parts_.front()->name(); }
-
- private:
-  std::vector<std::shared_ptr<const Kernel>> parts_;
-};
-
 }  // namespace
+
+std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out) {
+  return precision == Precision::kInt8 ? make_int8_packer(in, out) : make_fp16_packer(in, out);
+}
 
 Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision precision) {
   if (weight.dim() != 2) throw Error(ErrorCode::kInternal, "a Linear needs a matrix");
@@ -97,16 +69,15 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
       return plain(weight.to(at::kBFloat16), bias_as(at::kBFloat16));
     case Precision::kFp16:
       if (!weight.is_cpu()) return plain(weight.to(at::kHalf), bias_as(at::kHalf));
-      if (has_fbgemm() && fits_half(weight)) {
-        return Linear(make_fbgemm_fp16(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
-      }
-      return plain(weight.to(at::kFloat), bias_as(at::kFloat));
+      [[fallthrough]];
     case Precision::kInt8:
-      if (!weight.is_cpu() || !has_fbgemm()) {
+      if (const auto packer = weight.is_cpu() ? make_packer(precision, weight.size(1), weight.size(0)) : nullptr) {
+        if (packer->add(0, weight.to(at::kFloat).contiguous())) return Linear(packer->finish(bias_as(at::kFloat)));
+      } else if (precision == Precision::kInt8) {
         throw Error(ErrorCode::kUnsupported,
                     "precision int8 needs an x86-64 processor with AVX2; use fp32, bf16 or fp16 here");
       }
-      return Linear(make_fbgemm_int8(weight.to(at::kFloat).contiguous(), bias_as(at::kFloat)));
+      return plain(weight.to(at::kFloat), bias_as(at::kFloat));
     default:
       return plain(weight.to(at::kFloat), bias_as(at::kFloat));
   }
@@ -114,17 +85,6 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
 
 Linear Linear::plain(const at::Tensor& weight, const at::Tensor& bias) {
   return Linear(std::make_shared<PlainKernel>(weight, bias));
-}
-
-Linear Linear::stack(const std::vector<Linear>& parts) {
-  if (parts.size() == 1) return parts.front();
-  std::vector<std::shared_ptr<const Kernel>> kernels;
-  std::int64_t out = 0;
-  for (const Linear& part : parts) {
-    kernels.push_back(part.kernel_);
-    out += part.out_features();
-  }
-  return Linear(std::make_shared<StackedKernel>(std::move(kernels), out));
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {

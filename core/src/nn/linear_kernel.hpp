@@ -28,10 +28,22 @@ class Linear::Kernel {
   std::int64_t in_, out_;
 };
 
-/// FBGEMM's kernels (fp32 activations). `weight` fp32 [out, in] contiguous, on the CPU; `bias` fp32 or undefined.
-std::shared_ptr<const Linear::Kernel> make_fbgemm_fp16(const at::Tensor& weight, const at::Tensor& bias);
-std::shared_ptr<const Linear::Kernel> make_fbgemm_int8(const at::Tensor& weight, const at::Tensor& bias);
-bool has_fbgemm();
+/// Builds a kernel from a matrix that arrives some rows at a time.
+class RowPacker {
+ public:
+  static constexpr std::int64_t kRows = 64;  ///< blocks begin at multiples of this
+
+  virtual ~RowPacker() = default;
+  /// Rows [first, first + rows.size(0)) of the matrix, fp32 contiguous [rows, in]. False when a value is beyond the
+  /// kernel's range: it can't be used then.
+  virtual bool add(std::int64_t first, const at::Tensor& rows) = 0;
+  virtual std::shared_ptr<const Linear::Kernel> finish(const at::Tensor& bias) = 0;  ///< fp32 [out] or undefined
+};
+
+/// FBGEMM's kernels: 16-bit or 8-bit weights, fp32 activations, on the CPU. Null where the processor has none.
+std::unique_ptr<RowPacker> make_fp16_packer(std::int64_t in, std::int64_t out);
+std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
+std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);
 
 /// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x
 /// [M, in] and y [M, out] fp32, all contiguous.

@@ -101,7 +101,7 @@ template <class Weight>
 RowDot<Weight> best_dot() {
 #if defined(__x86_64__)
   if (cpu_features().avx512) return dot_avx512<Weight>;
-  if (cpu_features().avx2 && cpu_features().fma && cpu_features().f16c) return dot_avx2<Weight>;
+  if (cpu_features().fbgemm()) return dot_avx2<Weight>;
 #endif
   return dot_portable<Weight>;
 }

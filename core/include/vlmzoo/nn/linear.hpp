@@ -4,7 +4,6 @@
 
 #include <cstdint>
 #include <memory>
-#include <vector>
 
 #include "vlmzoo/config.hpp"
 #include "vlmzoo/export.hpp"
@@ -26,9 +25,6 @@ class VLMZOO_API Linear {
   /// The plain kernel over an existing tensor of any floating type, shared, not copied.
   static Linear plain(const at::Tensor& weight, const at::Tensor& bias);
 
-  /// Outputs of several layers over the same input side by side: one layer whose matrix was packed in pieces.
-  static Linear stack(const std::vector<Linear>& parts);
-
   /// x [..., in] -> [..., out], in x's type.
   at::Tensor operator()(const at::Tensor& x) const;
 
@@ -39,9 +35,9 @@ class VLMZOO_API Linear {
   explicit operator bool() const { return kernel_ != nullptr; }
 
   class Kernel;
+  explicit Linear(std::shared_ptr<const Kernel> kernel) : kernel_(std::move(kernel)) {}
 
  private:
-  explicit Linear(std::shared_ptr<const Kernel> kernel) : kernel_(std::move(kernel)) {}
   std::shared_ptr<const Kernel> kernel_;
 };
 
