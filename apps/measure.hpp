@@ -36,7 +36,7 @@ struct Speed {
 class MemoryReader {
  public:
   MemoryReader();
-  double bandwidth() const;  ///< bytes per second, the best of three rounds. Error: kInterrupted
+  double bandwidth() const;  ///< bytes per second, the mean of several rounds. Error: kInterrupted
 
  private:
   std::vector<std::uint64_t> buffer_;

@@ -35,7 +35,7 @@ class PlainKernel final : public Linear::Kernel {
  private:
   at::Tensor few_rows(const at::Tensor& x) const {
     at::Tensor y = at::empty({x.size(0), out_features()}, x.options().dtype(at::kFloat));
-    matvec(weight_, x.to(at::kFloat), y);
+    matvec(weight_, x, y);
     if (bias_.defined()) y.add_(bias_);
     return y.to(x.scalar_type());
   }

@@ -46,7 +46,7 @@ std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);
 
 /// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x
-/// [M, in] and y [M, out] fp32, all contiguous.
+/// [M, in] of any of them, y [M, out] fp32, all contiguous.
 void matvec(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y);
 inline constexpr std::int64_t kMatvecRows = 8;  ///< above, a matrix product is faster
 

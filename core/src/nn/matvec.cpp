@@ -3,6 +3,9 @@
 #include <c10/util/BFloat16.h>
 #include <c10/util/Half.h>
 
+#include <algorithm>
+#include <atomic>
+
 #include "linear_kernel.hpp"
 #include "vlmzoo/system.hpp"
 
@@ -14,8 +17,8 @@ namespace vlmzoo {
 namespace {
 
 /// Dot products of one weight row with `rows` activations rows of `in` numbers: y[m] for m < rows.
-template <class Weight>
-using RowDot = void (*)(const Weight* w, const float* x, std::int64_t in, std::int64_t rows, float* y);
+template <class Weight, class Activation = float>
+using RowDot = void (*)(const Weight* w, const Activation* x, std::int64_t in, std::int64_t rows, float* y);
 
 template <class Weight>
 void dot_portable(const Weight* w, const float* x, std::int64_t in, std::int64_t rows, float* y) {
@@ -95,6 +98,27 @@ __attribute__((target("avx512f,avx512bw"))) void dot_avx512(const Weight* w, con
     y[m] = sum;
   }
 }
+
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) __m512bh load_bf16(const c10::BFloat16* p) {
+  return reinterpret_cast<__m512bh>(_mm512_loadu_si512(p));
+}
+
+/// Both factors in bf16: half the activations to keep in the first-level cache, which long rows would overflow.
+__attribute__((target("avx512f,avx512bw,avx512bf16"))) void dot_bf16(const c10::BFloat16* w, const c10::BFloat16* x,
+                                                                     std::int64_t in, std::int64_t rows, float* y) {
+  for (std::int64_t m = 0; m < rows; ++m) {
+    const c10::BFloat16* row = x + m * in;
+    __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+    std::int64_t k = 0;
+    for (; k + 128 <= in; k += 128) {
+      for (int part = 0; part < 4; ++part)
+        sums[part] = _mm512_dpbf16_ps(sums[part], load_bf16(w + k + 32 * part), load_bf16(row + k + 32 * part));
+    }
+    float sum = _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+    for (; k < in; ++k) sum += static_cast<float>(w[k]) * static_cast<float>(row[k]);
+    y[m] = sum;
+  }
+}
 #endif
 
 template <class Weight>
@@ -106,20 +130,23 @@ RowDot<Weight> best_dot() {
   return dot_portable<Weight>;
 }
 
-template <class Weight>
-void matvec_of(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
-  static const RowDot<Weight> dot = best_dot<Weight>();
+template <class Weight, class Activation>
+void matvec_with(RowDot<Weight, Activation> dot, const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
   const std::int64_t out = weight.size(0), in = weight.size(1), rows = x.size(0);
   const Weight* w = weight.const_data_ptr<Weight>();
-  const float* activations = x.const_data_ptr<float>();
+  const Activation* activations = x.const_data_ptr<Activation>();
   float* result = y.mutable_data_ptr<float>();
-  // A thread is worth waking for some 32 KB of weights.
-  const std::int64_t grain = std::max<std::int64_t>(1, 16384 / std::max<std::int64_t>(1, in));
-  at::parallel_for(0, out, grain, [&](std::int64_t begin, std::int64_t end) {
+  // Threads take blocks of some 64 KB as they get done: one that the system holds up doesn't keep the others waiting.
+  const std::int64_t block = std::max<std::int64_t>(1, 65536 / static_cast<std::int64_t>(sizeof(Weight)) / in);
+  const std::int64_t threads = std::min<std::int64_t>(at::get_num_threads(), (out + block - 1) / block);
+  std::atomic<std::int64_t> next{0};
+  at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
     float sums[kMatvecRows];
-    for (std::int64_t n = begin; n < end; ++n) {
-      dot(w + n * in, activations, in, rows, sums);
-      for (std::int64_t m = 0; m < rows; ++m) result[m * out + n] = sums[m];
+    for (std::int64_t begin = next.fetch_add(block); begin < out; begin = next.fetch_add(block)) {
+      for (std::int64_t n = begin; n < std::min(begin + block, out); ++n) {
+        dot(w + n * in, activations, in, rows, sums);
+        for (std::int64_t m = 0; m < rows; ++m) result[m * out + n] = sums[m];
+      }
     }
   });
 }
@@ -127,13 +154,18 @@ void matvec_of(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
 }  // namespace
 
 void matvec(const at::Tensor& weight, const at::Tensor& x, at::Tensor& y) {
+#if defined(__x86_64__)
+  if (weight.scalar_type() == at::kBFloat16 && x.scalar_type() == at::kBFloat16 && cpu_features().avx512_bf16)
+    return matvec_with(dot_bf16, weight, x, y);
+#endif
+  const at::Tensor wide = x.to(at::kFloat);
   switch (weight.scalar_type()) {
     case at::kBFloat16:
-      return matvec_of<c10::BFloat16>(weight, x, y);
+      return matvec_with(best_dot<c10::BFloat16>(), weight, wide, y);
     case at::kHalf:
-      return matvec_of<c10::Half>(weight, x, y);
+      return matvec_with(best_dot<c10::Half>(), weight, wide, y);
     default:
-      return matvec_of<float>(weight, x, y);
+      return matvec_with(best_dot<float>(), weight, wide, y);
   }
 }
 
