@@ -4,6 +4,8 @@
 #include <fmt/format.h>
 #include <sched.h>
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -12,6 +14,7 @@
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/log.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -30,6 +33,13 @@ int physical_cores() {
     if (std::getline(file, siblings)) cores.insert(siblings);
   }
   return static_cast<int>(cores.size());
+}
+
+/// More threads than the container's quota would be stopped in turn, each time at a barrier of the others.
+int useful_threads() {
+  const int cores = physical_cores();
+  const double quota = std::ceil(processor_quota());
+  return cores > 0 && quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
 }
 
 std::vector<std::string> model_overrides(const ModelOptions& model, const Options& options) {
@@ -87,7 +97,8 @@ void ModelOptions::add_to(Options& options) {
 }
 
 void ThreadOption::add_to(Options& options) {
-  options.add()("threads", po::value(&threads)->value_name("N"), "default: OMP_NUM_THREADS, else the physical cores");
+  options.add()("threads", po::value(&threads)->value_name("N"),
+                "default: OMP_NUM_THREADS, else the physical cores within the cgroup's quota");
 }
 
 void ThreadOption::apply(const Options& options) const {
@@ -95,7 +106,7 @@ void ThreadOption::apply(const Options& options) const {
     require_range("threads", threads, 1, kMostThreads);
     at::set_num_threads(static_cast<int>(threads));
   } else if (std::getenv("OMP_NUM_THREADS") == nullptr) {
-    if (const int cores = physical_cores(); cores > 0) at::set_num_threads(cores);
+    if (const int threads_here = useful_threads(); threads_here > 0) at::set_num_threads(threads_here);
   }
 }
 

@@ -4,22 +4,11 @@
 #include <span>
 #include <string>
 
+#include "vlmzoo/random.hpp"
 #include "vlmzoo/weights.hpp"
 
 namespace vlmzoo {
 namespace {
-
-std::uint64_t fnv1a(const std::string& text) {
-  std::uint64_t hash = 0xCBF29CE484222325ULL;
-  for (const char c : text) hash = (hash ^ static_cast<std::uint8_t>(c)) * 0x100000001B3ULL;
-  return hash;
-}
-
-std::uint64_t splitmix64(std::uint64_t z) {
-  z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  z = (z ^ (z >> 27)) * 0x94D049BB133111EBULL;
-  return z ^ (z >> 31);
-}
 
 struct Range {
   double center, amplitude;
@@ -44,10 +33,9 @@ Range range_of(const std::string& name, std::span<const std::int64_t> shape) {
 void fill_formula(const std::string& name, std::span<const std::int64_t> shape, std::int64_t seed, std::uint64_t first,
                   std::span<float> out) {
   const Range range = range_of(name, shape);
-  std::uint64_t state = fnv1a(name) + static_cast<std::uint64_t>(seed) + first * 0x9E3779B97F4A7C15ULL;
+  Random random(fnv1a(name) + static_cast<std::uint64_t>(seed) + first * Random::kStep);
   for (float& value : out) {
-    state += 0x9E3779B97F4A7C15ULL;
-    const auto bits = static_cast<std::int64_t>(splitmix64(state) >> 40) - (std::int64_t{1} << 23);
+    const auto bits = static_cast<std::int64_t>(random.next() >> 40) - (std::int64_t{1} << 23);
     value = static_cast<float>(range.center + range.amplitude * (static_cast<double>(bits) / 8388608.0));
   }
 }

@@ -41,6 +41,14 @@ Json ModelFolder::optional_json(const std::string& name) const {
   return std::filesystem::exists(file) ? read_json(file) : Json::object();
 }
 
+Json ModelFolder::image_processor() const {
+  Json processor = optional_json("preprocessor_config.json");
+  if (!processor.empty()) return processor;
+  const Json outer = optional_json("processor_config.json");
+  const auto inner = outer.find("image_processor");
+  return inner != outer.end() && inner->is_object() ? *inner : Json::object();
+}
+
 std::vector<TokenId> ModelFolder::stop_ids() const {
   const Json generation = optional_json("generation_config.json");
   const auto found = generation.find("eos_token_id");

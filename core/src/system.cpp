@@ -14,17 +14,14 @@
 #include <string_view>
 #include <vector>
 
-#include "free_memory.hpp"
+#include "limits.hpp"
 
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
 
 namespace vlmzoo {
-namespace fs = std::filesystem;
 namespace {
-
-constexpr std::uint64_t kUnlimited = std::numeric_limits<std::uint64_t>::max();
 
 #if defined(__x86_64__)
 
@@ -90,108 +87,7 @@ std::string processor_name() {
 
 #endif
 
-/// The number behind `key` in lines "key number" or "key: number kB", as it stands.
-std::optional<std::uint64_t> field(const fs::path& file, std::string_view key) {
-  std::ifstream in(file);
-  for (std::string line; std::getline(in, line);) {
-    std::istringstream words(line);
-    std::string name;
-    std::uint64_t value = 0;
-    if (!(words >> name)) continue;
-    if (name.ends_with(':')) name.pop_back();
-    if (name == key && words >> value) return value;
-  }
-  return std::nullopt;
-}
-
-/// The number a file holds; none where it holds a word ("max") or can't be read.
-std::optional<std::uint64_t> number_in(const fs::path& file) {
-  std::ifstream in(file);
-  std::uint64_t value = 0;
-  if (in >> value) return value;
-  return std::nullopt;
-}
-
-/// How the two versions of control groups call the same things.
-struct CgroupFiles {
-  const char *limit, *soft_limit, *usage, *inactive, *active;
-};
-constexpr CgroupFiles kVersion1 = {"memory.limit_in_bytes", "", "memory.usage_in_bytes", "total_inactive_file",
-                                   "total_active_file"};
-constexpr CgroupFiles kVersion2 = {"memory.max", "memory.high", "memory.current", "inactive_file", "active_file"};
-
-std::uint64_t left_in_group(const fs::path& group, const CgroupFiles& files) {
-  std::uint64_t limit = number_in(group / files.limit).value_or(kUnlimited);
-  if (*files.soft_limit != '\0') limit = std::min(limit, number_in(group / files.soft_limit).value_or(kUnlimited));
-  if (limit == kUnlimited) return kUnlimited;
-  const std::uint64_t usage = number_in(group / files.usage).value_or(0);
-  // Cached files count as used, but the kernel drops them when an allocation needs the room.
-  const fs::path statistics = group / "memory.stat";
-  const std::uint64_t cached =
-      field(statistics, files.inactive).value_or(0) + field(statistics, files.active).value_or(0);
-  const std::uint64_t used = usage - std::min(usage, cached);
-  return limit - std::min(limit, used);
-}
-
-/// Where a hierarchy of control groups is mounted, and which group its `root` is.
-struct CgroupMount {
-  fs::path folder;
-  std::string root;
-  bool version2 = false;
-};
-
-std::vector<CgroupMount> memory_cgroup_mounts(const fs::path& root) {
-  std::vector<CgroupMount> mounts;
-  std::ifstream in(root / "proc/self/mountinfo");
-  for (std::string line; std::getline(in, line);) {
-    // "31 23 0:28 <root> <mount point> <options> <optional fields> - <type> <source> <super options>"
-    const std::size_t separator = line.find(" - ");
-    if (separator == std::string::npos) continue;
-    std::istringstream left(line.substr(0, separator)), right(line.substr(separator + 3));
-    std::string skipped, group, folder, type, options;
-    left >> skipped >> skipped >> skipped >> group >> folder;
-    right >> type >> skipped >> options;
-    const bool version1 = type == "cgroup" && ("," + options + ",").find(",memory,") != std::string::npos;
-    if (!version1 && type != "cgroup2") continue;
-    mounts.push_back({root / fs::path(folder).relative_path(), group, type == "cgroup2"});
-  }
-  return mounts;
-}
-
-/// The group of this process in a hierarchy, as /proc/self/cgroup names it.
-std::string own_group(const fs::path& root, bool version2) {
-  std::ifstream in(root / "proc/self/cgroup");
-  for (std::string line; std::getline(in, line);) {
-    // "0::<group>" for version 2, "4:memory,cpu:<group>" for version 1
-    const std::size_t first = line.find(':');
-    const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
-    if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
-    if (version2 ? controllers == ",," : controllers.find(",memory,") != std::string::npos)
-      return line.substr(second + 1);
-  }
-  return "/";
-}
-
-/// The smallest room left in this process's group and all groups that it is in.
-std::uint64_t left_in_cgroups(const fs::path& root) {
-  std::uint64_t left = kUnlimited;
-  for (const CgroupMount& mount : memory_cgroup_mounts(root)) {
-    const CgroupFiles& files = mount.version2 ? kVersion2 : kVersion1;
-    // In a container only a part of the hierarchy may be mounted; the group's name may still be that of the host.
-    std::string group = own_group(root, mount.version2);
-    if (mount.root != "/" && group.starts_with(mount.root)) group.erase(0, mount.root.size());
-    fs::path inner = fs::path(group).lexically_normal().relative_path();
-    if (!inner.empty() && *inner.begin() == "..") inner.clear();
-    for (; !inner.empty(); inner = inner.parent_path()) {
-      left = std::min(left, left_in_group(mount.folder / inner, files));
-    }
-    left = std::min(left, left_in_group(mount.folder, files));
-  }
-  return left;
-}
-
-std::uint64_t status_bytes(std::string_view key) { return field("/proc/self/status", key).value_or(0) * 1024; }
+std::uint64_t status_bytes(std::string_view key) { return number_behind("/proc/self/status", key).value_or(0) * 1024; }
 
 }  // namespace
 
@@ -216,12 +112,8 @@ std::string describe_cpu() {
   return names.empty() ? processor_name() : processor_name() + ":" + names;
 }
 
-std::uint64_t free_memory_under(const fs::path& root) {
-  const std::optional<std::uint64_t> kilobytes = field(root / "proc/meminfo", "MemAvailable");
-  return std::min(kilobytes ? *kilobytes * 1024 : kUnlimited, left_in_cgroups(root));
-}
-
 std::uint64_t available_memory() { return free_memory_under("/"); }
+double processor_quota() { return processor_quota_under("/"); }
 std::uint64_t peak_memory() { return status_bytes("VmHWM"); }
 std::uint64_t resident_memory() { return status_bytes("VmRSS"); }
 

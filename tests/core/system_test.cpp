@@ -3,13 +3,14 @@
 #include <doctest/doctest.h>
 #include <unistd.h>
 
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <string>
 #include <vector>
 
-#include "../../core/src/free_memory.hpp"
+#include "../../core/src/limits.hpp"
 
 namespace fs = std::filesystem;
 
@@ -37,6 +38,7 @@ class Machine {
   }
   void mount(const std::string& line) const { write("proc/self/mountinfo", line); }
   std::uint64_t free_memory() const { return vlmzoo::free_memory_under(root_); }
+  double quota() const { return vlmzoo::processor_quota_under(root_); }
 
  private:
   fs::path root_;
@@ -159,4 +161,21 @@ TEST_CASE("bytes are written with three digits") {
   CHECK(vlmzoo::format_bytes(1'870'000'000) == "1.87 GB");
   CHECK(vlmzoo::format_bytes(12'345'678'901) == "12.3 GB");
   CHECK(vlmzoo::format_bytes(~std::uint64_t{0}) == "18.4 EB");
+}
+
+TEST_CASE("the processors of a control group are those of the narrowest group it is in") {
+  const Machine machine;
+  CHECK(std::isinf(machine.quota()));
+  machine.mount("31 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n");
+  machine.write("proc/self/cgroup", "0::/outer/inner\n");
+  machine.write("sys/fs/cgroup/outer/cpu.max", "150000 100000\n");
+  machine.write("sys/fs/cgroup/outer/inner/cpu.max", "max 100000\n");
+  CHECK(machine.quota() == 1.5);
+  machine.mount("31 23 0:28 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu,cpuacct\n");
+  machine.write("proc/self/cgroup", "4:cpu,cpuacct:/job\n");
+  machine.write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "-1\n");
+  machine.write("sys/fs/cgroup/cpu/job/cpu.cfs_period_us", "100000\n");
+  CHECK(std::isinf(machine.quota()));
+  machine.write("sys/fs/cgroup/cpu/job/cpu.cfs_quota_us", "50000\n");
+  CHECK(machine.quota() == 0.5);
 }

@@ -23,6 +23,9 @@ class VLMZOO_API ModelFolder {
   JsonView config() const { return {config_, (path_ / "config.json").string()}; }
   /// An optional JSON file beside it; an empty object when absent.
   Json optional_json(const std::string& name) const;
+  /// Settings of the image processor: preprocessor_config.json, else processor_config.json's `image_processor`; an empty
+  /// object when neither is there.
+  Json image_processor() const;
   const Checkpoint* checkpoint() const { return checkpoint_.get(); }  ///< null with `pretrained: false`
 
   /// Ids of `eos_token_id` in generation_config.json, one or many; none when absent.

@@ -20,6 +20,7 @@ VLMZOO_API std::string describe_cpu();  ///< "AMD EPYC …: avx2 f16c avx512 …
 /// Bytes that a new allocation can get without swapping: the smaller of MemAvailable and what is left of the cgroup's
 /// limit.
 VLMZOO_API std::uint64_t available_memory();
+VLMZOO_API double processor_quota();         ///< processors that the cgroup may use at a time; infinite without a limit
 VLMZOO_API std::uint64_t peak_memory();      ///< VmHWM of this process, bytes
 VLMZOO_API std::uint64_t resident_memory();  ///< VmRSS of this process, bytes
 

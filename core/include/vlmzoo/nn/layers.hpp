@@ -81,6 +81,19 @@ struct DecoderConfig {
   static VLMZOO_API DecoderConfig parse(const JsonView& text_config, bool qkv_bias);
 };
 
+/// down(silu(gate(x)) · up(x)), the MLP of Llama and Qwen2.
+class VLMZOO_API SwiGlu {
+ public:
+  SwiGlu() = default;
+  /// `prefix` is "….mlp.": {gate,up,down}_proj.
+  SwiGlu(Weights& weights, const DecoderConfig& config, const std::string& prefix);
+  at::Tensor operator()(const at::Tensor& x) const;
+
+ private:
+  Linear gate_up_, down_;
+  std::int64_t intermediate_ = 0;
+};
+
 /// New tokens of a batch laid end to end: sequence i owns `lengths[i]` rows (0: none).
 struct TokenRows {
   std::vector<std::int64_t> lengths;
@@ -99,8 +112,9 @@ class VLMZOO_API DecoderLayer {
   at::Tensor attend(const at::Tensor& x, const TokenRows& rows, KvCache& cache) const;
 
   RmsNorm input_norm_, post_norm_;
-  Linear qkv_, output_, gate_up_, down_;
-  std::int64_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, intermediate_ = 0, cache_layer_ = 0;
+  Linear qkv_, output_;
+  SwiGlu mlp_;
+  std::int64_t heads_ = 0, kv_heads_ = 0, head_dim_ = 0, cache_layer_ = 0;
 };
 
 /// Rows of real tokens of [B, L] ids, laid end to end, with their positions behind what the cache holds.
