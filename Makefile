@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 PROGRAM = $(BUILD)/bin/vlmzoo
 
-.PHONY: help setup build test demo reference bench lint clean
+.PHONY: help setup build test demo reference bench memory lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -26,8 +26,12 @@ demo: build ## look at, classify and ask about a picture with a small InternVL c
 reference: ## make the goldens again with the pinned Python packages
 	@tests/reference/make_all.sh
 
-bench: build ## compare with transformers at InternVL2.5-1B's full shape (needs 4 GB of disk and 10 minutes)
-	@tests/reference/bench.sh $(PROGRAM)
+bench: build ## compare with transformers: InternVL2.5-1B whole, Llama-3.2-11B-Vision cut in depth (9 GB of disk, 30 minutes)
+	@tests/reference/bench.sh $(PROGRAM) internvl
+	@tests/reference/bench.sh $(PROGRAM) llama-vision
+
+memory: build ## Llama-3.2-11B-Vision's full shape within its memory limits (22 GB of disk and of memory, 20 minutes)
+	@tests/heavy/llama_vision_memory.sh $(PROGRAM)
 
 lint: ## clang-format, our greps, and clang-tidy on the files without LibTorch headers
 	@.ci/lint $(BUILD)

@@ -27,7 +27,7 @@ struct BenchOptions {
 struct BenchReport {
   Series load_s;
   Speed speed;
-  std::int64_t prompt_tokens = 0, tiles = 0;
+  std::int64_t prompt_tokens = 0;
   std::uint64_t peak_memory = 0, weight_bytes = 0, decode_bytes = 0;
   RolePrecision precision;
 
@@ -66,7 +66,6 @@ BenchReport measure(const Session& session, const BenchOptions& bench) {
   load();
   const BenchPrompt prompt = make_bench_prompt(*model, bench.prompt_tokens, bench.decode_tokens);
   report.prompt_tokens = prompt.tokens;
-  report.tiles = prompt.tiles;
   measure_speed(*model, prompt, bench.decode_tokens, /*repeats=*/1, /*memory=*/nullptr);  // warms up
   report.peak_memory = peak_memory();
   report.speed =

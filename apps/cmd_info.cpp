@@ -51,9 +51,10 @@ struct Report {
 std::vector<FileRow> list_files(const ModelConfig& config, bool checksums) {
   const std::filesystem::path folder = resolve_pretrained_path(config.pretrained_path);
   std::vector<FileRow> result;
-  for (const char* name : {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json",
-                           "tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "added_tokens.json",
-                           "special_tokens_map.json", "model.safetensors.index.json"}) {
+  for (const char* name :
+       {"config.json", "generation_config.json", "preprocessor_config.json", "processor_config.json", "tokenizer.json",
+        "tokenizer_config.json", "chat_template.json", "chat_template.jinja", "vocab.json", "merges.txt",
+        "added_tokens.json", "special_tokens_map.json", "model.safetensors.index.json"}) {
     if (std::filesystem::is_regular_file(folder / name)) result.push_back({folder / name, 0, ""});
   }
   if (config.pretrained) {

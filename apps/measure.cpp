@@ -27,7 +27,7 @@ void wait_for(const at::Tensor& tensor) {
   if (!tensor.device().is_cpu()) tensor.reshape({-1}).select(0, 0).item();
 }
 
-/// A picture that is neither flat nor noise.
+/// A picture that is neither flat nor noise. With a tile's side it is one tile, without a thumbnail.
 Image make_picture(std::int64_t side) {
   Image image{side, side, {}};
   image.pixels.reserve(static_cast<std::size_t>(side * side * 3));
@@ -76,10 +76,9 @@ BenchPrompt make_bench_prompt(const Model& model, std::int64_t tokens, std::int6
   const auto build = [&](std::int64_t words) {
     request.text = "<image>\n";
     for (std::int64_t i = 0; i < words; ++i) request.text += i == 0 ? "a" : " a";
-    BenchPrompt prompt{model.preprocess({&request, 1}), 0, 0};
-    prompt.tokens = prompt.inputs.input_ids.size(1);
-    for (const std::int64_t tiles : prompt.inputs.tiles_per_image) prompt.tiles += tiles;
-    return prompt;
+    ModelInputs inputs = model.preprocess({&request, 1});
+    const std::int64_t count = inputs.input_ids.size(1);
+    return BenchPrompt{std::move(inputs), count};
   };
 
   BenchPrompt best = build(0);
@@ -105,7 +104,7 @@ Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t 
     auto start = Clock::now();
     const ImageFeatures features = model.encode_images(prompt.inputs);
     wait_for(features.last_hidden_state);
-    speed.vision_ms_per_tile.values.push_back(seconds_since(start) * 1e3 / static_cast<double>(prompt.tiles));
+    speed.vision_ms_per_tile.values.push_back(seconds_since(start) * 1e3);
 
     check_interrupt();
     const auto cache = model.new_cache(/*batch=*/1, prompt.tokens + new_tokens);

@@ -20,7 +20,7 @@ struct Series {
 /// One prompt with one picture of one tile, about as long as asked for.
 struct BenchPrompt {
   ModelInputs inputs;
-  std::int64_t tokens = 0, tiles = 0;
+  std::int64_t tokens = 0;
 };
 
 /// The prompt is filled up with a plain word until it has `tokens` tokens, or as near below as the words allow; it is

@@ -21,7 +21,7 @@ bool is_checkpoint_file(const std::filesystem::directory_entry& entry) {
   return name.starts_with("model") && name.ends_with(".safetensors");
 }
 
-void check_existing(const std::filesystem::path& path, bool replace) {
+void check_existing(const std::filesystem::path& path, bool replace, const FolderKind& kind) {
   if (!std::filesystem::is_directory(path)) {
     throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
   }
@@ -29,17 +29,19 @@ void check_existing(const std::filesystem::path& path, bool replace) {
     if (!replace) {
       throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; --force replaces it", path.string()));
     }
-    if (!is_checkpoint_file(entry)) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{} holds more than a checkpoint ({}); it is not replaced, name another folder",
-                              path.string(), entry.path().filename().string()));
+    if (!kind.owns(entry)) {
+      throw Error(ErrorCode::kUsage, fmt::format("{} holds more than {} ({}); it is not replaced, name another folder",
+                                                 path.string(), kind.what, entry.path().filename().string()));
     }
   }
 }
 
 }  // namespace
 
-OutputFolder::OutputFolder(const std::filesystem::path& path, bool replace) : replace_(replace) {
+const FolderKind kCheckpointFolder = {"a checkpoint", is_checkpoint_file};
+
+OutputFolder::OutputFolder(const std::filesystem::path& path, bool replace, const FolderKind& kind)
+    : replace_(replace), kind_(kind) {
   // Through canonical(), so that "out/", "." and a symbolic link to a folder name the folder itself.
   std::error_code error;
   const bool exists = std::filesystem::exists(path, error);
@@ -49,7 +51,7 @@ OutputFolder::OutputFolder(const std::filesystem::path& path, bool replace) : re
   if (!std::filesystem::is_directory(path_.parent_path())) {
     throw Error(ErrorCode::kNotFound, fmt::format("folder does not exist: {}", path_.parent_path().string()));
   }
-  if (exists) check_existing(path_, replace);
+  if (exists) check_existing(path_, replace, kind);
   temporary_ = path_.parent_path() / fmt::format(".{}.{}.tmp", path_.filename().string(), ::getpid());
   std::filesystem::remove_all(temporary_, error);  // left behind by a process of this id that was killed
   std::filesystem::create_directory(temporary_, error);
@@ -70,7 +72,7 @@ void OutputFolder::commit() {
   std::error_code error;
   const bool moved = replace_ && std::filesystem::exists(path_);
   if (moved) {
-    check_existing(path_, replace_);
+    check_existing(path_, replace_, kind_);
     std::filesystem::rename(path_, aside, error);
   }
   if (!error) std::filesystem::rename(temporary_, path_, error);

@@ -4,13 +4,22 @@
 
 namespace vlmzoo::app {
 
-/// A checkpoint folder that appears under its name complete or not at all: filled beside it as `.<name>.<pid>.tmp`,
+/// What a folder may hold and still be replaced.
+struct FolderKind {
+  const char* what;  ///< "a checkpoint", for messages
+  bool (*owns)(const std::filesystem::directory_entry& entry);
+};
+
+/// The files of a checkpoint, none of them a link.
+extern const FolderKind kCheckpointFolder;
+
+/// A folder that appears under its name complete or not at all: filled beside it as `.<name>.<pid>.tmp`,
 /// then renamed. Without commit() nothing stays.
 class OutputFolder {
  public:
   /// The parent has to exist. A folder that is there and not empty is an error, unless `replace` is set and it holds
-  /// nothing but files of a checkpoint. Errors: kNotFound, kIo, kUsage.
-  OutputFolder(const std::filesystem::path& path, bool replace);
+  /// nothing but what its kind does. Errors: kNotFound, kIo, kUsage.
+  OutputFolder(const std::filesystem::path& path, bool replace, const FolderKind& kind = kCheckpointFolder);
   ~OutputFolder();
   OutputFolder(const OutputFolder&) = delete;
   OutputFolder& operator=(const OutputFolder&) = delete;
@@ -22,6 +31,7 @@ class OutputFolder {
  private:
   std::filesystem::path path_, temporary_;
   bool replace_ = false;
+  FolderKind kind_;
 };
 
 }  // namespace vlmzoo::app

@@ -17,6 +17,17 @@ void record(NamedTensors& tensors, const std::string& name, const at::Tensor& te
   tensors.emplace_back(name, tensor.to(at::kCPU, type).contiguous());
 }
 
+/// An adapter may give pixel_values leading dimensions (pictures, tiles of a picture): what has a row per tile is shown
+/// with them too.
+at::Tensor by_tile(const at::Tensor& tensor, const at::Tensor& pixel_values) {
+  if (!tensor.defined()) return tensor;
+  std::vector<std::int64_t> shape =
+      pixel_values.sizes().slice(0, static_cast<std::size_t>(pixel_values.dim() - 3)).vec();
+  if (c10::multiply_integers(shape) != tensor.size(0)) return tensor;
+  shape.insert(shape.end(), tensor.sizes().begin() + 1, tensor.sizes().end());
+  return tensor.view(shape);
+}
+
 /// Greedy and without penalties whatever the configuration says; a reference can be asked for the same.
 GenerationConfig greedy(std::int64_t max_new_tokens) {
   GenerationConfig result;
@@ -32,22 +43,21 @@ GenerationConfig greedy(std::int64_t max_new_tokens) {
 
 NamedTensors record_run(const Model& model, const Request& request, std::int64_t max_new_tokens) {
   const ModelInputs inputs = model.preprocess({&request, 1});
-  const Answer answer = generate(model, inputs, greedy(max_new_tokens)).at(0);  // first: it checks the context
-  check_interrupt();                                                            // half an answer is no golden
-
   NamedTensors tensors;
   record(tensors, "pixel_values", inputs.pixel_values);
   record(tensors, "input_ids", inputs.input_ids);
   for (const auto& [name, tensor] : inputs.extra) record(tensors, name, tensor);
-  ImageFeatures features;
-  const bool pictures = inputs.pixel_values.defined();
-  if (pictures) features = model.encode_images(inputs);
-  record(tensors, "vision_last_hidden_state", features.last_hidden_state);
-  record(tensors, "image_embeds", features.image_embeds);
-  const auto cache = model.new_cache(/*batch=*/1, inputs.input_ids.size(1) + max_new_tokens);
-  const TextOutput output = model.forward(inputs, pictures ? &features : nullptr, *cache);
-  record(tensors, "last_hidden_state", output.last_hidden_state);
-  record(tensors, "logits", output.logits.select(/*dim=*/1, /*index=*/-1));
+  const auto on_prefill = [&](const ImageFeatures* features, const TextOutput& output) {
+    if (features != nullptr) {
+      record(tensors, "vision_last_hidden_state", by_tile(features->last_hidden_state, inputs.pixel_values));
+      record(tensors, "image_embeds", by_tile(features->image_embeds, inputs.pixel_values));
+    }
+    record(tensors, "last_hidden_state", output.last_hidden_state);
+    record(tensors, "logits", output.logits.select(/*dim=*/1, /*index=*/-1));
+  };
+  const Answer answer =
+      generate(model, inputs, greedy(max_new_tokens), /*on_text=*/{}, /*times=*/nullptr, on_prefill).at(0);
+  check_interrupt();  // half an answer is no golden
   record(tensors, "generated_ids", at::tensor(answer.ids, at::kLong));
   return tensors;
 }

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "vlmzoo/json.hpp"
 #include "vlmzoo/registry.hpp"
 
 #undef CHECK  // LibTorch's aborts
@@ -14,23 +15,35 @@
 
 namespace vlmzoo::test {
 
-/// The folder of a tiny InternVL checkpoint, made anew by the program. Each test binary has its own: they may run side
-/// by side.
+/// Makes the checkpoint `folder` anew with the program, from the JSON files and the tokenizer in `data`; without a
+/// tokenizer of its own it gets the tiny InternVL's. `more` are further options of `init`.
+inline void make_checkpoint(const std::filesystem::path& data, const std::filesystem::path& folder, std::int64_t seed,
+                            const std::string& dtype = "fp32", const std::string& more = "") {
+  namespace fs = std::filesystem;
+  fs::create_directories(folder.parent_path());
+  const bool own = fs::exists(data / "tokenizer.json");
+  const fs::path tokenizer = (own ? data : fs::path(VLMZOO_TEST_DATA) / "data" / "tokenizer") / "tokenizer.json";
+  std::ostringstream command;
+  command << VLMZOO_PROGRAM << " init --quiet --force --config-json " << data / "config.json";
+  const auto optional = [&](const char* option, const char* name) {
+    if (fs::exists(data / name)) command << " " << option << " " << data / name;
+  };
+  optional("--preprocessor", "preprocessor_config.json");
+  optional("--generation", "generation_config.json");
+  command << " --tokenizer " << tokenizer << " --seed " << seed << " --dtype " << dtype << " " << more << " --output "
+          << folder << " > /dev/null";
+  REQUIRE(std::system(command.str().c_str()) == 0);
+}
+
+/// The folder of a tiny checkpoint, made anew by the program from tests/data/<name>, as in "internvl/release". Each
+/// test binary has its own: they may run side by side.
 inline std::filesystem::path checkpoint(const std::string& name, std::int64_t seed, const std::string& dtype = "fp32",
                                         const std::string& more = "") {
   namespace fs = std::filesystem;
   const fs::path binary = fs::read_symlink("/proc/self/exe").filename();
   const fs::path folder = fs::path(VLMZOO_BUILD) / "tests" / "checkpoints" / binary /
                           (name + "-" + dtype + (more.empty() ? "" : "-sharded"));
-  fs::create_directories(folder.parent_path());
-  const fs::path tests = VLMZOO_TEST_DATA, data = tests / "data" / "internvl" / name;
-  std::ostringstream command;
-  command << VLMZOO_PROGRAM << " init --quiet --force --config-json " << data / "config.json"
-          << " --preprocessor " << data / "preprocessor_config.json"
-          << " --generation " << data / "generation_config.json"
-          << " --tokenizer " << tests / "data" / "tokenizer" / "tokenizer.json"
-          << " --seed " << seed << " --dtype " << dtype << " " << more << " --output " << folder << " > /dev/null";
-  REQUIRE(std::system(command.str().c_str()) == 0);
+  make_checkpoint(fs::path(VLMZOO_TEST_DATA) / "data" / name, folder, seed, dtype, more);
   return folder;
 }
 
@@ -42,11 +55,18 @@ inline const Registry& registry() {
   return instance;
 }
 
+/// The adapter is the one for config.json's model_type, unless `config` names one.
+inline std::unique_ptr<Model> open_model(const ModelConfig& config, const CreateOptions& options = {}) {
+  const Json json = read_json(std::filesystem::path(config.pretrained_path) / "config.json");
+  return registry().create_model(
+      config, options, config.model_type.empty() ? json.at("model_type").get<std::string>() : config.model_type);
+}
+
 inline std::unique_ptr<Model> open_model(const std::filesystem::path& folder, Precision precision = Precision::kFp32) {
   ModelConfig config;
   config.pretrained_path = folder.string();
   config.precision = {precision, precision, precision};
-  return registry().create_model(config);
+  return open_model(config);
 }
 
 }  // namespace vlmzoo::test

@@ -176,26 +176,30 @@ class Batch {
   std::int64_t longest_ = 0, tokens_ = 0;
 };
 
-}  // namespace
-
-std::vector<Answer> generate(const Model& model, const ModelInputs& inputs, const GenerationConfig& config,
-                             const OnText& on_text, GenerationTimes* times) {
-  const c10::AutoGradMode no_grad(false);
-  Batch batch(model, inputs, config, on_text);
+void check_length(const Model& model, std::int64_t prompt, std::int64_t max_new_tokens) {
   const std::int64_t context = model.info().context_length;
-  if (config.max_new_tokens < 0)
-    throw Error(ErrorCode::kUsage, fmt::format("max_new_tokens is {}; give 0 or more", config.max_new_tokens));
-  if (config.max_new_tokens > context - batch.longest()) {
+  if (max_new_tokens < 0)
+    throw Error(ErrorCode::kUsage, fmt::format("max_new_tokens is {}; give 0 or more", max_new_tokens));
+  if (max_new_tokens > context - prompt) {
     throw Error(
         ErrorCode::kUsage,
         fmt::format("the prompt has {} tokens and max_new_tokens is {}, together more than the model's context of {}; "
                     "shorten the prompt, or lower max_new_tokens or model.max_tiles",
-                    batch.longest(), config.max_new_tokens, context));
+                    prompt, max_new_tokens, context));
   }
+}
+
+}  // namespace
+
+std::vector<Answer> generate(const Model& model, const ModelInputs& inputs, const GenerationConfig& config,
+                             const OnText& on_text, GenerationTimes* times, const OnPrefill& on_prefill) {
+  const c10::AutoGradMode no_grad(false);
+  Batch batch(model, inputs, config, on_text);
+  check_length(model, batch.longest(), config.max_new_tokens);
   GenerationTimes measured;
   measured.prompt_tokens = batch.tokens();
-  if (config.max_new_tokens == 0 || inputs.input_ids.size(0) == 0) {
-    batch.end(FinishReason::kLength);
+  if (config.max_new_tokens == 0) batch.end(FinishReason::kLength);
+  if (inputs.input_ids.size(0) == 0 || (batch.done() && !on_prefill)) {
     if (times != nullptr) *times = measured;
     return batch.take();
   }
@@ -207,21 +211,23 @@ std::vector<Answer> generate(const Model& model, const ModelInputs& inputs, cons
   const std::int64_t size = inputs.input_ids.size(0);
   const auto cache = model.new_cache(size, batch.longest() + config.max_new_tokens);
   start = std::chrono::steady_clock::now();
-  at::Tensor logits = model.forward(inputs, features ? &*features : nullptr, *cache).logits;
-  features.reset();  // the cache holds what later steps need
+  TextOutput output = model.forward(inputs, features ? &*features : nullptr, *cache);
   measured.prefill = seconds_since(start);
+  if (on_prefill) on_prefill(features ? &*features : nullptr, output);
+  features.reset();  // the cache holds what later steps need
+  output.last_hidden_state.reset();
   ModelInputs next;
   next.input_ids = at::zeros({size, 1}, at::kLong);
   next.attention_mask = at::zeros({size, 1}, at::kBool);
   start = std::chrono::steady_clock::now();
-  batch.pick(logits, 0, next);
+  batch.pick(output.logits, 0, next);
   for (std::int64_t step = 1; !batch.done(); ++step) {
     if (interrupted()) {
       batch.end(FinishReason::kInterrupted);
       break;
     }
-    logits = model.forward(next, nullptr, *cache).logits;
-    batch.pick(logits, step, next);
+    output = model.forward(next, nullptr, *cache);
+    batch.pick(output.logits, step, next);
     ++measured.decode_steps;
   }
   measured.decode = seconds_since(start);

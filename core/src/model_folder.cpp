@@ -75,4 +75,23 @@ Weights ModelFolder::plan(const ModelConfig& config, const CreateOptions& option
   return Weights::plan(source);
 }
 
+std::unique_ptr<Model> ModelFolder::build(const ModelConfig& config, const CreateOptions& options,
+                                          const Builder& builder) const {
+  CreateOptions wanted = options;
+  if (!config.multimodal) wanted.roles = RoleSet::vision_only();
+  Weights planned = plan(config, wanted);
+  // Reading a tokenizer takes as long as reading a gigabyte of weights: once, and not for vision alone.
+  std::shared_ptr<const Tokenizer> tokenizer;
+  if (options.plan_only || wanted.roles.language) {
+    if (auto opened = Tokenizer::open(path_)) tokenizer = std::make_shared<const Tokenizer>(std::move(*opened));
+  }
+  std::unique_ptr<Model> model = builder(tokenizer, planned);
+  planned.check();
+  if (options.plan_only) return model;
+  check_memory(planned);
+  model.reset();
+  Weights weights = Weights::load(planned);
+  return builder(tokenizer, weights);
+}
+
 }  // namespace vlmzoo

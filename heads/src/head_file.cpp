@@ -11,6 +11,7 @@
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/safetensors.hpp"
+#include "vlmzoo/training.hpp"
 
 namespace vlmzoo {
 namespace {
@@ -204,17 +205,7 @@ void save_head(const std::filesystem::path& path, const Head& head) {
                        {"classifier", json_of(config.classifier)}};
   if (config.vocab_size > 0) metadata["vocab_size"] = std::to_string(config.vocab_size);
 
-  std::vector<TensorEntry> entries;
-  for (const NamedTensor& named : head.tensors()) {
-    const DType dtype = named.tensor.scalar_type() == at::kLong ? DType::kI64 : DType::kF32;
-    entries.push_back({named.name, dtype, named.tensor.sizes().vec()});
-  }
-  SafetensorsWriter writer(path, std::move(entries), metadata);
-  for (const NamedTensor& named : head.tensors()) {
-    const at::Tensor tensor = named.tensor.cpu().contiguous();
-    writer.write(std::span(static_cast<const std::byte*>(tensor.const_data_ptr()), tensor.nbytes()));
-  }
-  writer.commit();
+  write_tensors(path, head.tensors(), metadata);
 }
 
 HeadConfig read_head_config(const std::filesystem::path& path) { return parse_metadata(SafetensorsFile(path)); }

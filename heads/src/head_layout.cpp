@@ -146,7 +146,7 @@ void check_head_tensors(const std::string& where, const std::vector<TensorSpec>&
   for (const auto& [name, tensor] : by_name) unexpected.add(in_quotes(name));
   const std::string problems = missing.text() + unexpected.text() + misshaped.text();
   if (!problems.empty()) {
-    throw Error(ErrorCode::kMismatch, fmt::format("{}: tensors that don't fit its own description{}", where, problems));
+    throw Error(ErrorCode::kMismatch, fmt::format("{}: tensors don't fit{}", where, problems));
   }
 }
 

@@ -1,7 +1,5 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
 #include <utility>
 #include <vector>
@@ -18,8 +16,5 @@ std::pair<std::int64_t, std::int64_t> choose_grid(std::int64_t width, std::int64
 /// A picture as 8-bit tiles, row by row, with the thumbnail last when there is more than one. Source:
 /// dynamic_preprocess there.
 std::vector<Image> make_tiles(const Image& image, const ImageConfig& config);
-
-/// fp32 [tiles, 3, S, S]: (value / 255 - mean) / std.
-at::Tensor normalize_tiles(const std::vector<Image>& tiles, const ImageConfig& config);
 
 }  // namespace vlmzoo::internvl

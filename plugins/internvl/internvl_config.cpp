@@ -12,10 +12,7 @@
 namespace vlmzoo::internvl {
 namespace {
 
-constexpr std::array<double, 3> kImageNetMean = {0.485, 0.456, 0.406}, kImageNetStd = {0.229, 0.224, 0.225};
-constexpr std::array<double, 3> kClipMean = {0.48145466, 0.4578275, 0.40821073},
-                                kClipStd = {0.26862954, 0.26130258, 0.27577711};
-constexpr std::int64_t kClipSize = 224;
+constexpr PixelScale kImageNetScale = {{0.485, 0.456, 0.406}, {0.229, 0.224, 0.225}};
 
 // OpenGVLab/InternVL, internvl/conversation.py.
 constexpr const char* kSystem2_5 =
@@ -25,16 +22,6 @@ constexpr const char* kSystemHermes =
 
 [[noreturn]] void unsupported(const std::string& where, const std::string& got, const std::string& supported) {
   throw Error(ErrorCode::kUnsupported, fmt::format("{} is {}; supported: {}", where, got, supported));
-}
-
-/// A side given as 448 or [448, 448].
-std::int64_t square_side(const JsonView& view, const std::string& key, std::int64_t high) {
-  if (!view.has(key) || !view.json().at(key).is_array()) return view.integer(key, 1, high);
-  const Json& sides = view.json().at(key);
-  if (sides.size() != 2 || sides[0] != sides[1] || !sides[0].is_number_integer())
-    unsupported(view.at(key), sides.dump(), "a square");
-  const Json single = {{key, sides[0]}};
-  return JsonView(single, view.at(key)).integer(key, 1, high);
 }
 
 VisionConfig read_vision(const JsonView& view, bool hf) {
@@ -72,21 +59,6 @@ DecoderConfig read_text(const JsonView& view) {
   }
   if (view.boolean_or("use_sliding_window", false)) unsupported(view.at("use_sliding_window"), "true", "false");
   return DecoderConfig::parse(view, /*qkv_bias=*/true);
-}
-
-std::array<double, 3> three_numbers(const Json& json, const std::string& key, const std::array<double, 3>& otherwise,
-                                    const std::string& where) {
-  const auto found = json.find(key);
-  if (found == json.end() || found->is_null()) return otherwise;
-  std::array<double, 3> values{};
-  if (!found->is_array() || found->size() != 3)
-    throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
-  for (std::size_t i = 0; i < 3; ++i) {
-    if (!(*found)[i].is_number())
-      throw Error(ErrorCode::kConfig, fmt::format("{}: {} must be three numbers, got {}", where, key, found->dump()));
-    values[i] = (*found)[i].get<double>();
-  }
-  return values;
 }
 
 PromptTemplate read_template(const JsonView& view, bool hf) {
@@ -201,39 +173,13 @@ void read_hf(InternVlConfig& result, const ModelFolder& folder, const JsonView& 
   image.max_tiles = processor.integer_or("max_patches", 1, 64, 12);
 }
 
-/// Image processor settings of a -hf folder: preprocessor_config.json, else processor_config.json's image_processor.
-Json image_processor(const ModelFolder& folder) {
-  Json processor = folder.optional_json("preprocessor_config.json");
-  if (!processor.empty()) return processor;
-  const Json outer = folder.optional_json("processor_config.json");
-  return outer.contains("image_processor") && outer.at("image_processor").is_object() ? outer.at("image_processor")
-                                                                                      : Json::object();
-}
-
-void check_std(const std::array<double, 3>& std) {
-  for (const double value : std) {
-    if (!(value > 0)) {
-      throw Error(ErrorCode::kConfig,
-                  fmt::format("preprocessor_config.json: image_std must be above 0, got {}", value));
-    }
-  }
-}
-
 void apply_pipeline(ImageConfig& image, const ModelConfig& config) {
   if (config.max_tiles) image.max_tiles = *config.max_tiles;
   image.min_tiles = std::min(image.min_tiles, image.max_tiles);
-  if (config.image_pipeline != "clip") return;
-  if (image.tile_size != kClipSize) {
-    throw Error(
-        ErrorCode::kConfig,
-        fmt::format(
-            "model.image_pipeline 'clip' makes pictures of {0}×{0} pixels; this checkpoint takes {1}×{1}; use 'native'",
-            kClipSize, image.tile_size));
-  }
+  if (!wants_clip_pipeline(config, image.tile_size)) return;
   image.clip_pipeline = true;
   image.max_tiles = 1;
-  image.mean = kClipMean;
-  image.std = kClipStd;
+  image.scale = kClipScale;
 }
 
 void check_grid(const InternVlConfig& config, const JsonView& view) {
@@ -260,7 +206,7 @@ InternVlConfig InternVlConfig::read(const ModelFolder& folder, const ModelConfig
   const bool hf = view.has("text_config") && !view.has("llm_config");
   InternVlConfig result;
   result.architecture = hf ? "InternVLForConditionalGeneration" : "InternVLChatModel";
-  const Json processor_json = image_processor(folder);
+  const Json processor_json = folder.image_processor();
   const JsonView processor(processor_json, (folder.path() / "preprocessor_config.json").string());
   if (hf) {
     read_hf(result, folder, processor);
@@ -271,9 +217,7 @@ InternVlConfig InternVlConfig::read(const ModelFolder& folder, const ModelConfig
   if (ratio <= 0 || ratio > 1 || std::abs(1 / ratio - std::round(1 / ratio)) > 1e-9)
     unsupported(view.at("downsample_ratio"), std::to_string(ratio), "1/n");
   result.downsample = std::lround(1 / ratio);
-  result.image.mean = three_numbers(processor_json, "image_mean", kImageNetMean, "preprocessor_config.json");
-  result.image.std = three_numbers(processor_json, "image_std", kImageNetStd, "preprocessor_config.json");
-  check_std(result.image.std);
+  result.image.scale = PixelScale::read(processor_json, kImageNetScale, "preprocessor_config.json");
   result.prompt = read_template(view, hf);
   if (config.system_prompt) result.prompt.system = *config.system_prompt;
   apply_pipeline(result.image, config);

@@ -1,12 +1,12 @@
 #pragma once
 
-#include <array>
 #include <cstdint>
 #include <string>
 
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/model_folder.hpp"
 #include "vlmzoo/nn/layers.hpp"
+#include "vlmzoo/preprocessing.hpp"
 
 namespace vlmzoo::internvl {
 
@@ -23,7 +23,7 @@ struct VisionConfig {
 struct ImageConfig {
   std::int64_t tile_size = 448, min_tiles = 1, max_tiles = 12;
   bool thumbnail = true, clip_pipeline = false;
-  std::array<double, 3> mean{}, std{};
+  PixelScale scale;
 };
 
 /// Text around a question.

@@ -3,34 +3,15 @@
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/mean.h>
 #include <ATen/ops/stack.h>
-#include <ATen/ops/zeros.h>
 #include <fmt/format.h>
 
 #include <algorithm>
 
 #include "image_processor.hpp"
 #include "vlmzoo/error.hpp"
+#include "vlmzoo/preprocessing.hpp"
 
 namespace vlmzoo::internvl {
-namespace {
-
-/// Prompts of unequal length, padded on the right.
-void pad_prompts(const std::vector<std::vector<TokenId>>& prompts, ModelInputs& inputs) {
-  std::size_t longest = 0;
-  for (const auto& prompt : prompts) longest = std::max(longest, prompt.size());
-  const auto rows = static_cast<std::int64_t>(prompts.size());
-  inputs.input_ids = at::zeros({rows, static_cast<std::int64_t>(longest)}, at::kLong);
-  const bool padded =
-      std::any_of(prompts.begin(), prompts.end(), [&](const auto& prompt) { return prompt.size() != longest; });
-  if (padded) inputs.attention_mask = at::zeros({rows, static_cast<std::int64_t>(longest)}, at::kBool);
-  for (std::int64_t row = 0; row < rows; ++row) {
-    const auto& prompt = prompts[static_cast<std::size_t>(row)];
-    std::copy(prompt.begin(), prompt.end(), inputs.input_ids.select(0, row).mutable_data_ptr<std::int64_t>());
-    if (padded) inputs.attention_mask.select(0, row).narrow(0, 0, static_cast<std::int64_t>(prompt.size())).fill_(true);
-  }
-}
-
-}  // namespace
 
 InternVl::InternVl(const ModelFolder& folder, const InternVlConfig& config, std::shared_ptr<const Tokenizer> tokenizer,
                    Weights& weights)
@@ -104,20 +85,14 @@ ModelInputs InternVl::preprocess(std::span<const Request> requests, bool vision_
     }
     inputs.tiles_per_image.insert(inputs.tiles_per_image.end(), counts.begin(), counts.end());
     if (vision_only) continue;
-    if (!tokenizer_) {
-      throw Error(ErrorCode::kNotFound,
-                  "this model was created without a tokenizer and can't read a prompt: for vision only, or from a "
-                  "folder without "
-                  "tokenizer.json and without vocab.json and merges.txt; add the files from the release");
-    }
-    prompts.push_back(encode_prompt(*tokenizer_, config_, request.text, counts));
+    prompts.push_back(encode_prompt(require_tokenizer(tokenizer_.get()), config_, request.text, counts));
     if (const auto length = static_cast<std::int64_t>(prompts.back().size()); length > info_.context_length) {
       throw Error(ErrorCode::kUsage, fmt::format("the prompt has {} tokens, the model's context is {}; shorten it, or "
                                                  "lower model.max_tiles (each tile is {} tokens)",
                                                  length, info_.context_length, config_.tokens_per_tile));
     }
   }
-  if (!tiles.empty()) inputs.pixel_values = normalize_tiles(tiles, config_.image);
+  if (!tiles.empty()) inputs.pixel_values = normalize_tiles(tiles, config_.image.scale);
   if (!vision_only) pad_prompts(prompts, inputs);
   return inputs;
 }

@@ -3,19 +3,12 @@
 #include <fmt/format.h>
 
 #include "vlmzoo/error.hpp"
+#include "vlmzoo/preprocessing.hpp"
 
 namespace vlmzoo::internvl {
 namespace {
 
-constexpr std::string_view kMark = "<image>";
 const std::vector<std::string> kUsable = {"<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>"};
-
-std::size_t count_marks(std::string_view text) {
-  std::size_t count = 0;
-  for (std::size_t at = text.find(kMark); at != std::string_view::npos; at = text.find(kMark, at + kMark.size()))
-    ++count;
-  return count;
-}
 
 std::string image_text(std::int64_t tokens) {
   std::string text = "<img>";
@@ -57,31 +50,18 @@ SpecialTokens SpecialTokens::find(const Tokenizer& tokenizer, const InternVlConf
 
 std::vector<TokenId> encode_prompt(const Tokenizer& tokenizer, const InternVlConfig& config,
                                    const std::string& question, std::span<const std::int64_t> tiles) {
-  const std::size_t marks = count_marks(question);
-  if (marks != 0 && marks != tiles.size()) {
-    throw Error(
-        ErrorCode::kMismatch,
-        fmt::format("the prompt has {} <image> mark{}, and there {} {} picture{}; give one mark per picture, or none",
-                    marks, marks == 1 ? "" : "s", tiles.size() == 1 ? "is" : "are", tiles.size(),
-                    tiles.size() == 1 ? "" : "s"));
-  }
+  const std::vector<std::string> texts = split_at_marks(question, tiles.size());
   std::vector<PromptPiece> pieces;
   if (!config.prompt.system.empty())
     pieces.push_back({"<|im_start|>system\n" + config.prompt.system + config.prompt.turn_end});
   pieces.push_back({"<|im_start|>user\n"});
-  if (marks == 0) {
-    for (const std::int64_t count : tiles) pieces.push_back({image_text(count * config.tokens_per_tile) + "\n"});
-    pieces.push_back({question, /*user=*/true});
-  } else {
-    std::size_t from = 0;
-    for (const std::int64_t count : tiles) {
-      const std::size_t at = question.find(kMark, from);
-      pieces.push_back({question.substr(from, at - from), /*user=*/true});
-      pieces.push_back({image_text(count * config.tokens_per_tile)});
-      from = at + kMark.size();
-    }
-    pieces.push_back({question.substr(from), /*user=*/true});
+  // Pictures of a question without marks come first, each on a line of its own.
+  const bool marked = texts.size() > 1;
+  for (std::size_t i = 0; i < tiles.size(); ++i) {
+    if (marked) pieces.push_back({texts[i], /*user=*/true});
+    pieces.push_back({image_text(tiles[i] * config.tokens_per_tile) + (marked ? "" : "\n")});
   }
+  pieces.push_back({texts.back(), /*user=*/true});
   pieces.push_back({config.prompt.turn_end + "<|im_start|>assistant\n"});
   return tokenizer.encode(pieces, kUsable);
 }

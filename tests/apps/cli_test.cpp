@@ -182,7 +182,7 @@ TEST_CASE("help and version go to stdout and need neither plugins nor a model") 
   const Result help = shell("export VLMZOO_PLUGIN_PATH=/does/not/exist; " + words({"--help"}));
   CHECK(help.code == 0);
   CHECK(help.err.empty());
-  for (const char* verb : {"plugins", "info", "classify", "ask", "init", "trace", "bench"}) {
+  for (const char* verb : {"plugins", "info", "classify", "ask", "init", "synth", "trace", "bench"}) {
     CAPTURE(verb);
     CHECK(contains(help.out, verb));
     const Result own = shell("export VLMZOO_PLUGIN_PATH=/does/not/exist; " + words({verb, "--help"}));

@@ -235,17 +235,18 @@ TEST_CASE("the resolved text names every key and reads back as the same configur
   }
 }
 
-TEST_CASE("the example configuration in configs/ loads") {
-  const fs::path example = fs::path(__FILE__).parent_path() / "../../configs/internvl.yaml";
-  if (!fs::exists(example)) {
-    MESSAGE("skipped: ", example.string(), " is not where this test was compiled");
+TEST_CASE("the example configurations in configs/ load") {
+  const fs::path examples = fs::path(__FILE__).parent_path() / "../../configs";
+  if (!fs::exists(examples)) {
+    MESSAGE("skipped: ", examples.string(), " is not where this test was compiled");
     return;
   }
-  const Config config = load_config(example);
-  CHECK(config.model.pretrained_path == "OpenGVLab/InternVL2_5-1B");
-  // Its values are the defaults, as it says.
-  const std::vector<std::string> only_path = {"model.pretrained_path=OpenGVLab/InternVL2_5-1B"};
-  CHECK(config.resolved == default_config(only_path).resolved);
+  // Their values are the defaults, as they say.
+  const std::vector<std::string> internvl = {"model.pretrained_path=OpenGVLab/InternVL2_5-1B"};
+  CHECK(load_config(examples / "internvl.yaml").resolved == default_config(internvl).resolved);
+  const std::vector<std::string> llama = {"model.model_type=llama-vision",
+                                          "model.pretrained_path=meta-llama/Llama-3.2-11B-Vision-Instruct"};
+  CHECK(load_config(examples / "llama_vision.yaml").resolved == default_config(llama).resolved);
 }
 
 TEST_CASE("an unknown key is refused with its place, its full path and what was probably meant") {

@@ -46,7 +46,7 @@ GenerationConfig sampled(std::int64_t tokens, std::int64_t seed) {
 
 /// The tiny InternVL, one for all tests.
 const Model& tiny() {
-  static const std::unique_ptr<Model> model = test::open_model(test::checkpoint("release", 0));
+  static const std::unique_ptr<Model> model = test::open_model(test::checkpoint("internvl/release", 0));
   return *model;
 }
 

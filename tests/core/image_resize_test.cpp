@@ -13,18 +13,13 @@
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/image.hpp"
 #include "vlmzoo/json.hpp"
+#include "vlmzoo/random.hpp"
 
 namespace {
 
 using vlmzoo::Image;
+using vlmzoo::Random;
 using vlmzoo::Resample;
-
-std::uint64_t splitmix64(std::uint64_t x) {
-  x += 0x9E3779B97F4A7C15ULL;
-  x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9ULL;
-  x = (x ^ (x >> 27)) * 0x94D049BB133111EBULL;
-  return x ^ (x >> 31);
-}
 
 /// The formula of `source` in tests/reference/make_image_goldens.py.
 Image source(std::int64_t width, std::int64_t height) {
@@ -33,7 +28,7 @@ Image source(std::int64_t width, std::int64_t height) {
   for (std::int64_t y = 0; y < height; ++y) {
     for (std::int64_t x = 0; x < width; ++x) {
       for (std::int64_t c = 0; c < 3; ++c) {
-        const std::uint64_t noise = splitmix64(static_cast<std::uint64_t>((y * width + x) * 3 + c));
+        const std::uint64_t noise = Random(static_cast<std::uint64_t>((y * width + x) * 3 + c)).next();
         const std::uint64_t hard = (noise & 128) != 0 ? 255 : 0;
         const std::uint64_t rough = (noise & 256) != 0 ? hard : noise & 255;
         const auto gradient = static_cast<std::uint64_t>(x * 5 + y * 3 + c * 85) & 255;

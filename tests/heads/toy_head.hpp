@@ -5,29 +5,14 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <string>
 
-#include "vlmzoo/error.hpp"
+#include "error_of.hpp"
 #include "vlmzoo/heads.hpp"
 
 /// What the tests of heads share: the fixed-formula head of tests/reference/head_formula.py and a model of nothing but
 /// an lm_head.
 namespace vlmzoo::test {
-
-template <typename Work>
-std::optional<Error> error_of(const Work& work) {
-  try {
-    work();
-  } catch (const Error& error) {
-    return error;
-  }
-  return std::nullopt;
-}
-
-inline bool contains(const Error& error, std::string_view text) {
-  return std::string_view(error.what()).find(text) != std::string_view::npos;
-}
 
 inline double formula(std::int64_t stream, std::int64_t index) {
   return static_cast<double>((index * 7919 + stream * 104729 + 17) % 1009) / 1009 - 0.5;

@@ -1,12 +1,33 @@
 #!/usr/bin/env bash
-# vlmzoo beside transformers at InternVL2.5-1B's full shape, random weights, in one run. Usage: tests/reference/bench.sh PROGRAM
+# vlmzoo beside transformers, random weights, in one run: InternVL2.5-1B's full shape, or Llama-3.2-11B-Vision's widths at
+# reduced depth (peer_mllama.py says how). Usage: tests/reference/bench.sh PROGRAM [internvl|llama-vision]
 set -euo pipefail
 program=$(realpath "$1")
+model=${2:-internvl}
 cd "$(dirname "$0")/../.."
-venv=build/reference-venv
-[ -f $venv/ready ] || { echo "run make reference once: it makes $venv" && exit 1; }
-folder=build/bench/internvl2_5-1b-hf
 mkdir -p build/bench
-[ -d $folder ] || "$program" init --preset internvl2_5-1b-hf --tokenizer build/tokenizers/qwen/tokenizer.json --output $folder
-printf 'model:\n  pretrained_path: internvl2_5-1b-hf\n' > build/bench/internvl.yaml
-exec $venv/bin/python tests/reference/bench_peers.py --checkpoint $folder --vlmzoo "$program" --config build/bench/internvl.yaml --threads 2
+case $model in
+  internvl)
+    folder=internvl2_5-1b-hf
+    from=(--preset internvl2_5-1b-hf --tokenizer build/tokenizers/qwen/tokenizer.json)
+    ;;
+  llama-vision)
+    folder=llama-vision-reduced
+    from=(--config-json build/bench/llama-vision-config/config.json --tokenizer build/tokenizers/llama/tokenizer.json
+      --preprocessor build/bench/llama-vision-config/preprocessor_config.json)
+    ;;
+  *) echo "usage: $0 PROGRAM [internvl|llama-vision]" >&2 && exit 2 ;;
+esac
+venv=$(tests/reference/venv.sh $model)
+[ -f build/tokenizers/qwen/tokenizer.json ] || tests/reference/fetch_tokenizers.sh build/tokenizers
+if [ ! -d build/bench/$folder ]; then
+  [ $model = internvl ] || $venv/bin/python tests/reference/peer_mllama.py build/bench/llama-vision-config
+  "$program" init "${from[@]}" --output build/bench/$folder
+fi
+configs=()
+for precision in auto int8; do
+  config=build/bench/$model-$precision.yaml
+  printf 'model:\n  model_type: %s\n  pretrained_path: %s\n  precision: %s\n' $model $folder $precision > "$config"
+  configs+=(--config "$config")
+done
+exec $venv/bin/python tests/reference/bench_peers.py --model $model --checkpoint build/bench/$folder --vlmzoo "$program" "${configs[@]}" --threads 2

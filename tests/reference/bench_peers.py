@@ -1,13 +1,16 @@
-"""Times transformers (fp32 and bf16) on the shape of InternVL2.5-1B, and `vlmzoo bench` beside it.
+"""Times transformers (fp32 and bf16) on the shape of a released model, and `vlmzoo bench` beside it.
 
-Each measurement runs in a process of its own. With --vlmzoo the order is ours, fp32, bf16, ours, and a table of ratios
-against the faster peer is printed.
+InternVL2.5-1B with transformers 5, or with --model llama-vision Llama-3.2-11B-Vision cut in depth (peer_mllama.py says
+how) with transformers 4.45.2. Each measurement runs in a process of its own. With --vlmzoo the order is ours, fp32,
+bf16, ours, and a table of ratios against the faster peer is printed for each --config.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import gc
+import importlib
 import json
 import os
 import statistics
@@ -19,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-PRESET = Path(__file__).resolve().parents[2] / "plugins" / "internvl" / "presets" / "internvl2_5-1b-hf.json"
+PEERS = {"internvl": "peer_internvl", "llama-vision": "peer_mllama"}
 PROMPT_TOKENS = 320
 Results = dict[str, Any]
 LOWER_IS_BETTER = ("load_s", "vision_ms_per_tile", "prefill_s")
@@ -53,71 +56,26 @@ def warm_page_cache(folder: Path) -> None:
                 pass
 
 
-def write_random_checkpoint(folder: Path) -> None:
-    """The preset's shape with random weights in bf16, as save_pretrained writes it."""
-    import torch
-    from transformers import InternVLConfig, InternVLForConditionalGeneration
-
-    config = InternVLConfig(**json.loads(PRESET.read_text(encoding="utf-8")))
-    torch.manual_seed(0)
-    model = InternVLForConditionalGeneration(config)
-    for parameter in model.parameters():
-        parameter.data = parameter.data.to(torch.bfloat16)
-    model.save_pretrained(folder)
-
-
-def load_model(folder: Path, dtype: str) -> Any:
-    """The model with parameters in `dtype`; RoPE frequencies stay fp32 (checked)."""
-    import torch
-    from transformers import InternVLForConditionalGeneration
-
-    model = InternVLForConditionalGeneration.from_pretrained(
-        folder, dtype=getattr(torch, dtype), attn_implementation="sdpa", local_files_only=True
-    )
-    if model.model.language_model.rotary_emb.inv_freq.dtype != torch.float32:
-        raise SystemExit("RoPE frequencies were cast: the peer would be measured with other numbers")
-    return model.eval()
-
-
-def prompt_embeds(model: Any, image_embeds: Any) -> Any:
-    """inputs_embeds [1, 320, H] of a prompt of 320 tokens: one tile's image tokens and text."""
-    import torch
-
-    tokens = image_embeds.shape[1]
-    ids = torch.arange(1000, 1000 + PROMPT_TOKENS).unsqueeze(0) % model.config.text_config.vocab_size
-    embeds = model.get_input_embeddings()(ids)
-    start = (PROMPT_TOKENS - tokens) // 2
-    embeds[:, start : start + tokens] = image_embeds
-    return embeds
-
-
-def decode(model: Any, cache: Any, token: Any, steps: int) -> float:
+def decode(peer: Any, cache: Any, token: Any, steps: int) -> float:
     """Tokens per second over `steps` greedy steps."""
 
     def loop() -> None:
         current = token
         for _ in range(steps):
-            current = model(input_ids=current, past_key_values=cache, logits_to_keep=1).logits.argmax(-1)
+            current = peer.step(current, cache).argmax(-1)
 
     return steps / timed(loop)[0]
 
 
-def measure_speed(model: Any, repeats: int, steps: int) -> Results:
+def measure_speed(peer: Any, repeats: int, steps: int) -> Results:
     """Vision, prefill and decode; one round to warm up, then `repeats` rounds."""
-    import torch
-    from transformers.cache_utils import DynamicCache
-
-    size = model.config.vision_config.image_size[0]
-    pixel_values = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)).to(model.dtype)
     vision_ms, prefill_s, decode_rate = [], [], []
     for _ in range(repeats + 1):
-        seconds, features = timed(lambda: model.get_image_features(pixel_values))
-        embeds = prompt_embeds(model, features.pooler_output)
-        cache = DynamicCache(config=model.config.text_config)
-        prefill, output = timed(lambda: model(inputs_embeds=embeds, past_key_values=cache, logits_to_keep=1))
-        decode_rate.append(decode(model, cache, output.logits.argmax(-1), steps))
+        seconds, features = timed(peer.encode)
         vision_ms.append(seconds * 1e3)
-        prefill_s.append(prefill)
+        seconds, (logits, cache) = timed(lambda features=features: peer.prefill(features, PROMPT_TOKENS))
+        prefill_s.append(seconds)
+        decode_rate.append(decode(peer, cache, logits.argmax(-1), steps))
     prefill_rate = [PROMPT_TOKENS / value for value in prefill_s[1:]]
     return {
         "vision_ms_per_tile": spread(vision_ms[1:]),
@@ -127,22 +85,29 @@ def measure_speed(model: Any, repeats: int, steps: int) -> Results:
     }
 
 
-def work(dtype: str, folder: Path, threads: int, repeats: int, steps: int) -> Results:
+def peer_module(arguments: argparse.Namespace) -> Any:
+    """The file that knows the model."""
+    return importlib.import_module(PEERS[arguments.model])
+
+
+def work(arguments: argparse.Namespace) -> Results:
     """What one child process measures."""
     import torch
 
-    torch.set_num_threads(threads)
+    open_peer = functools.partial(peer_module(arguments).Peer, arguments.checkpoint, arguments.worker)
+
+    torch.set_num_threads(arguments.threads)
     torch.set_grad_enabled(False)
-    warm_page_cache(folder)
-    load_model(folder, dtype)  # imports and first touches, not timed
-    load_s, model = [], None
-    for _ in range(repeats):
-        model = None
+    warm_page_cache(arguments.checkpoint)
+    open_peer()  # imports and first touches, not timed
+    load_s, peer = [], None
+    for _ in range(arguments.repeats):
+        peer = None
         gc.collect()
-        seconds, model = timed(lambda: load_model(folder, dtype))
+        seconds, peer = timed(open_peer)
         load_s.append(seconds)
-    weight_bytes = sum(parameter.nbytes for parameter in model.parameters())
-    results = {"load_s": spread(load_s)} | measure_speed(model, repeats, steps)
+    weight_bytes = sum(parameter.nbytes for parameter in peer.model.parameters())
+    results = {"load_s": spread(load_s)} | measure_speed(peer, arguments.repeats, arguments.steps)
     return results | {"peak_memory_bytes": peak_memory_bytes(), "weight_bytes": weight_bytes}
 
 
@@ -159,14 +124,14 @@ def run_json(command: list[str], threads: int) -> Results:
 def run_peer(dtype: str, folder: Path, arguments: argparse.Namespace) -> Results:
     """Measures one peer in a fresh process."""
     options = ["--checkpoint", str(folder), "--threads", str(arguments.threads)]
-    options += ["--repeats", str(arguments.repeats), "--steps", str(arguments.steps)]
+    options += ["--model", arguments.model, "--repeats", str(arguments.repeats), "--steps", str(arguments.steps)]
     return run_json([sys.executable, __file__, "--worker", dtype, *options], arguments.threads)
 
 
-def run_ours(arguments: argparse.Namespace) -> Results:
+def run_ours(config: Path, arguments: argparse.Namespace) -> Results:
     """`vlmzoo bench`."""
-    command = [str(arguments.vlmzoo), "bench", "--config", str(arguments.config), "--json"]
-    return run_json([*command, "--threads", str(arguments.threads)], arguments.threads)
+    command = [str(arguments.vlmzoo), "bench", "--config", str(config), "--json", "--threads", str(arguments.threads)]
+    return run_json([*command, "--repeats", str(arguments.repeats)], arguments.threads)
 
 
 def merged(runs: list[Results]) -> Results:
@@ -232,29 +197,31 @@ def check_load() -> float:
 def compare(folder: Path, arguments: argparse.Namespace) -> Results:
     """All measurements, our own before and after the peers'."""
     load = check_load()
-    before = [run_ours(arguments)] if arguments.vlmzoo else []
+    before = {config: run_ours(config, arguments) for config in arguments.config}
     peers = {dtype: run_peer(dtype, folder, arguments) for dtype in ("float32", "bfloat16")}
-    ours = [*before, run_ours(arguments)] if before else []
     results: Results = {"threads": arguments.threads, "repeats": arguments.repeats, "load_average": load}
-    results |= {"transformers": peers}
-    if ours:
-        rows = ratio_rows(merged(ours), peers)
-        ratios = {title: {"peer": name, "ratio": ratio} for title, _, _, name, ratio in rows}
-        results |= {"vlmzoo": ours, "ratios": ratios}
+    results |= {"transformers": peers, "vlmzoo": {}, "ratios": {}}
+    if not arguments.json:
+        print_peers(peers)
+    for config, first in before.items():
+        runs = [first, run_ours(config, arguments)]
+        rows = ratio_rows(merged(runs), peers)
+        results["vlmzoo"][config.name] = runs
+        results["ratios"][config.name] = {title: {"peer": name, "ratio": ratio} for title, _, _, name, ratio in rows}
+        if not arguments.json:
+            print(f"vlmzoo, {config.name}: {runs[0]['precision']}")
+            print_ratios(rows)
     if arguments.json:
         print(json.dumps(results, indent=1))
-    else:
-        print_peers(peers)
-        if ours:
-            print_ratios(rows)
     return results
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, help="from `vlmzoo init --preset internvl2_5-1b-hf`; else random")
+    parser.add_argument("--model", choices=PEERS, default="internvl")
+    parser.add_argument("--checkpoint", type=Path, help="from `vlmzoo init` (bench.sh says how); else random")
     parser.add_argument("--vlmzoo", type=Path, help="also run this program's bench")
-    parser.add_argument("--config", type=Path, help="config for --vlmzoo")
+    parser.add_argument("--config", type=Path, action="append", default=[], help="config for --vlmzoo; repeatable")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--steps", type=int, default=16, help="decode steps per repeat")
@@ -271,13 +238,12 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> None:
     arguments = parse_arguments()
     if arguments.worker:
-        options = (arguments.threads, arguments.repeats, arguments.steps)
-        print(json.dumps(work(arguments.worker, arguments.checkpoint, *options)))
+        print(json.dumps(work(arguments)))
     elif arguments.checkpoint:
         compare(arguments.checkpoint, arguments)
     else:
         with tempfile.TemporaryDirectory() as folder:
-            write_random_checkpoint(Path(folder))
+            peer_module(arguments).write_random_checkpoint(Path(folder))
             compare(Path(folder), arguments)
 
 

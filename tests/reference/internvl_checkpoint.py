@@ -3,19 +3,11 @@ config.json, and the reference model built from either."""
 
 from __future__ import annotations
 
-import json
-import shutil
-from pathlib import Path
-from typing import Any
-
 import torch
-from safetensors.torch import save_file
 from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 import init_formula
-
-Config = dict[str, Any]
-Shapes = dict[str, tuple[int, ...]]
+from checkpoint_folder import Config, Shapes
 
 
 def is_release(config: Config) -> bool:
@@ -205,19 +197,6 @@ def reference_model(
         values["lm_head.weight"] = values["model.language_model.embed_tokens.weight"]
     model.load_state_dict(values, strict=True)
     return model
-
-
-def write_folder(case: Path, tokenizer: Path, tensors: dict[str, torch.Tensor], target: Path) -> None:
-    """A checkpoint folder as it would be downloaded: the JSON files of `case`, the tokenizer, the weights."""
-    target.mkdir(parents=True, exist_ok=True)
-    for file in [*case.glob("*.json"), tokenizer]:
-        shutil.copy(file, target / file.name)
-    save_file(tensors, target / "model.safetensors", {"format": "pt"})
-
-
-def read_config(folder: Path) -> Config:
-    """config.json of a folder."""
-    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
 def build_tensors(config: Config, seed: int) -> dict[str, torch.Tensor]:

@@ -2,21 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import re
-from pathlib import Path
-from typing import Any
-
 import numpy as np
 import torch
-from PIL import Image, ImageOps
-from tokenizers import Tokenizer
+from PIL import Image
 from transformers.models.got_ocr2.image_processing_pil_got_ocr2 import GotOcr2ImageProcessorPil
 
-Config = dict[str, Any]
+from reference_inputs import IMAGE_MARK, Piece
 
-IMAGE_MARK = "<image>"
 USABLE = ("<ref>", "</ref>", "<box>", "</box>", "<quad>", "</quad>")
 TEMPLATES = {
     "internvl2_5": (
@@ -30,12 +22,6 @@ TEMPLATES = {
         "<|im_end|><|im_start|>assistant\n",
     ),
 }
-
-
-def load_picture(path: Path) -> Image.Image:
-    """The picture as RGB, turned as its EXIF data says."""
-    with Image.open(path) as picture:
-        return ImageOps.exif_transpose(picture).convert("RGB")
 
 
 class Tiler:
@@ -58,50 +44,8 @@ class Tiler:
         return torch.from_numpy(np.stack(output["pixel_values"]).astype(np.float32))
 
 
-def tiles_digest(tiles: list[np.ndarray]) -> str:
-    """SHA-256 of the uint8 tiles [T, S, S, 3] of all pictures, one after another."""
-    return hashlib.sha256(b"".join(np.ascontiguousarray(part).tobytes() for part in tiles)).hexdigest()
-
-
-class PromptEncoder:
-    """Token ids of template and question: template control tokens and `USABLE` are special, all else text."""
-
-    def __init__(self, tokenizer_json: Path) -> None:
-        spec = json.loads(tokenizer_json.read_text(encoding="utf-8"))
-        self._special = {token["content"]: token["id"] for token in spec["added_tokens"]}
-        self._plain = Tokenizer.from_str(json.dumps(dict(spec, added_tokens=[])))
-        self.vocab_size = Tokenizer.from_file(str(tokenizer_json)).get_vocab_size()
-
-    def id_of(self, token: str) -> int:
-        """Id of an added token."""
-        return self._special[token]
-
-    def encode(self, pieces: list[tuple[str, bool]]) -> list[int]:
-        """Ids of (text, typed by the user) pieces; plain text on both sides of a border meets before BPE."""
-        ids: list[int] = []
-        text = ""
-        for part, special in self._split(pieces):
-            if special:
-                ids += [*self._encode_plain(text), self._special[part]]
-                text = ""
-            else:
-                text += part
-        return ids + self._encode_plain(text)
-
-    def _split(self, pieces: list[tuple[str, bool]]) -> list[tuple[str, bool]]:
-        parts: list[tuple[str, bool]] = []
-        for text, user in pieces:
-            tokens = USABLE if user else tuple(self._special)
-            pattern = "(" + "|".join(re.escape(token) for token in sorted(tokens, key=len, reverse=True)) + ")"
-            parts += [(part, i % 2 == 1) for i, part in enumerate(re.split(pattern, text))]
-        return parts
-
-    def _encode_plain(self, text: str) -> list[int]:
-        return self._plain.encode(text, add_special_tokens=False).ids if text else []
-
-
-def prompt_pieces(template: str, question: str, tiles: list[int], tokens_per_tile: int) -> list[tuple[str, bool]]:
-    """The whole prompt as (text, typed by the user) pieces; `tiles`: how many tiles each picture has."""
+def prompt_pieces(template: str, question: str, tiles: list[int], tokens_per_tile: int) -> list[Piece]:
+    """The whole prompt; `tiles`: how many tiles each picture has."""
     if IMAGE_MARK not in question:
         question = f"{IMAGE_MARK}\n" * len(tiles) + question
     texts = question.split(IMAGE_MARK)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from golden_files import Run
 
 # Seeds of init's formula, chosen so that no greedy step of any run is a near-tie (README.md) and one answer per layout
 # ends with a stop token; hermes takes the weights of release.
@@ -48,16 +48,6 @@ PROMPTS: dict[str, tuple[tuple[str, ...], str]] = {
     ),
     "whitespace": ((), "a  b\t\tc \n\n d\r\n   e   "),
 }
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run of one case. `images` are stems of files in tests/data/images."""
-
-    case: str
-    name: str
-    images: tuple[str, ...]
-    prompt: str
 
 
 def _picture_run(case: str, picture: str) -> Run:

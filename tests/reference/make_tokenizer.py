@@ -1,9 +1,13 @@
 #!/usr/bin/env python3
-"""Makes tests/data/tokenizer: a small byte-level BPE tokenizer of the shape that InternVL's checkpoints have.
+"""Makes the two small byte-level BPE tokenizers of the tiny test checkpoints, learned from the text below.
 
-Qwen's regex and NFC, 600 vocabulary entries (256 bytes and 344 merges learned from the text below), then InternVL's added
-tokens. The tiny test checkpoints use it. Needs the `tokenizers` package (made with 0.23.3); the result is the same every
-time.
+tests/data/tokenizer: as InternVL's checkpoints have it. Qwen's regex and NFC, 600 vocabulary entries (256 bytes and 344
+merges), then InternVL's added tokens.
+tests/data/tokenizer_llama: as Llama-3.2-Vision's have it. Llama's regex, no normaliser, 600 entries of which the last 8
+are words that no merges lead to (`ignore_merges` takes them all the same), then Llama's special tokens: <|image|> is the
+last and has the id that is `vocab_size` in config.json.
+
+Needs the `tokenizers` package (made with 0.23.3); the result is the same every time.
 
     python tests/reference/make_tokenizer.py
 """
@@ -11,15 +15,20 @@ time.
 import json
 from pathlib import Path
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-OUT = Path(__file__).resolve().parent.parent / "data" / "tokenizer"
+DATA = Path(__file__).resolve().parent.parent / "data"
 
 QWEN_REGEX = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
+LLAMA_REGEX = QWEN_REGEX.replace(r"|\p{N}|", r"|\p{N}{1,3}|")
 ADDED = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<img>", "</img>", "<IMG_CONTEXT>", "<quad>", "</quad>", "<ref>",
          "</ref>", "<box>", "</box>"]
+LLAMA_ADDED = ["<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
+               "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>",
+               "<|eot_id|>", "<|python_tag|>", *[f"<|reserved_special_token_{i}|>" for i in range(2, 7)], "<|image|>"]
+WHOLE_WORDS = [" receipts", " receipt", " counted", " invoice", " several", " paper", " first", "receipts"]
 
 TEXT = [
     "The picture shows a small red house beside the river, and the river runs behind the hills.",
@@ -55,23 +64,59 @@ TEXT = [
 ]
 
 
-def main():
+def learn(regex, normalizer, size):
+    """A tokenizer of `size` entries: 256 bytes and size - 256 merges."""
     tokenizer = Tokenizer(models.BPE())
-    tokenizer.normalizer = normalizers.NFC()
+    if normalizer:
+        tokenizer.normalizer = normalizer
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(QWEN_REGEX), behavior="isolated", invert=False),
+        pre_tokenizers.Split(Regex(regex), behavior="isolated", invert=False),
         pre_tokenizers.ByteLevel(add_prefix_space=False, trim_offsets=False, use_regex=False),
     ])
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(vocab_size=600, min_frequency=2, show_progress=False,
+    trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
     tokenizer.train_from_iterator(TEXT, trainer)
-    assert tokenizer.get_vocab_size() == 600, tokenizer.get_vocab_size()
-    tokenizer.add_special_tokens([AddedToken(content, normalized=False, special=True) for content in ADDED])
+    assert tokenizer.get_vocab_size() == size, tokenizer.get_vocab_size()
+    return tokenizer
 
-    OUT.mkdir(parents=True, exist_ok=True)
-    (OUT / "tokenizer.json").write_text(tokenizer.to_str(pretty=False) + "\n", encoding="utf-8")
-    config = {
+
+def with_whole_words(tokenizer, words):
+    """The tokenizer with `ignore_merges` and `words` as further entries, which no merges lead to."""
+    spec = json.loads(tokenizer.to_str())
+    for word in words:
+        spelled = word.replace(" ", "\u0120")
+        assert spelled not in spec["model"]["vocab"], word
+        spec["model"]["vocab"][spelled] = len(spec["model"]["vocab"])
+    spec["model"]["ignore_merges"] = True
+    return Tokenizer.from_str(json.dumps(spec))
+
+
+def qwen():
+    tokenizer = learn(QWEN_REGEX, normalizers.NFC(), 600)
+    tokenizer.add_special_tokens([AddedToken(content, normalized=False, special=True) for content in ADDED])
+    return tokenizer
+
+
+def llama():
+    tokenizer = with_whole_words(learn(LLAMA_REGEX, None, 600 - len(WHOLE_WORDS)), WHOLE_WORDS)
+    tokenizer.add_special_tokens([AddedToken(content, normalized=False, special=True) for content in LLAMA_ADDED])
+    begin = LLAMA_ADDED[0]
+    tokenizer.post_processor = processors.Sequence([
+        processors.ByteLevel(trim_offsets=False),
+        processors.TemplateProcessing(single=f"{begin} $A", pair=f"{begin} $A {begin}:1 $B:1",
+                                      special_tokens=[(begin, tokenizer.token_to_id(begin))]),
+    ])
+    return tokenizer
+
+
+def write(folder, tokenizer):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "tokenizer.json").write_text(tokenizer.to_str(pretty=False) + "\n", encoding="utf-8")
+
+
+def qwen_config(tokenizer):
+    return {
         "tokenizer_class": "Qwen2Tokenizer",
         "add_bos_token": False,
         "add_prefix_space": False,
@@ -90,7 +135,14 @@ def main():
             } for content in ADDED
         },
     }
-    (OUT / "tokenizer_config.json").write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def main():
+    tokenizer = qwen()
+    write(DATA / "tokenizer", tokenizer)
+    config = json.dumps(qwen_config(tokenizer), indent=2, ensure_ascii=False)
+    (DATA / "tokenizer" / "tokenizer_config.json").write_text(config + "\n", encoding="utf-8")
+    write(DATA / "tokenizer_llama", llama())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -23,8 +24,8 @@ class VLMZOO_API ModelFolder {
   JsonView config() const { return {config_, (path_ / "config.json").string()}; }
   /// An optional JSON file beside it; an empty object when absent.
   Json optional_json(const std::string& name) const;
-  /// Settings of the image processor: preprocessor_config.json, else processor_config.json's `image_processor`; an empty
-  /// object when neither is there.
+  /// Settings of the image processor: preprocessor_config.json, else processor_config.json's `image_processor`; an
+  /// empty object when neither is there.
   Json image_processor() const;
   const Checkpoint* checkpoint() const { return checkpoint_.get(); }  ///< null with `pretrained: false`
 
@@ -33,6 +34,12 @@ class VLMZOO_API ModelFolder {
 
   /// The first pass over the weights: resolved device and precision, nothing read yet.
   Weights plan(const ModelConfig& config, const CreateOptions& options) const;
+
+  /// Makes the model in two passes of `builder`: over the plan, which finds everything wrong with the checkpoint before
+  /// anything is read (with `plan_only` that is the model), then over the data if it fits into memory. The tokenizer is
+  /// null where the folder has none and where only vision is wanted, as with `multimodal: false`.
+  using Builder = std::function<std::unique_ptr<Model>(std::shared_ptr<const Tokenizer> tokenizer, Weights& weights)>;
+  std::unique_ptr<Model> build(const ModelConfig& config, const CreateOptions& options, const Builder& builder) const;
 
  private:
   std::filesystem::path path_;
