@@ -5,7 +5,6 @@
 
 #include <array>
 #include <cstdio>
-#include <cstdlib>
 #include <exception>
 #include <filesystem>
 #include <new>
@@ -111,8 +110,6 @@ int run_guarded(const std::vector<std::string>& arguments) {
 
 int main(int argc, char** argv) {
   vlmzoo::install_signal_handlers();
-  // Large tensors in huge pages: weights load in two thirds of the time. LibTorch reads it at its first allocation.
-  ::setenv("THP_MEM_ALLOC_ENABLE", "1", /*overwrite=*/0);
   std::vector<std::string> arguments;
   for (int i = 1; i < argc; ++i) arguments.emplace_back(argv[i]);
   return vlmzoo::app::run_guarded(arguments);

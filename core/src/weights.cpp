@@ -157,7 +157,7 @@ struct Weights::Impl {
   }
 
   at::Tensor whole(const std::string& name, const std::vector<std::int64_t>& shape, at::ScalarType type) {
-    at::Tensor result = at::empty(shape, type);
+    at::Tensor result = empty_weight(shape, type);
     read(name, shape, 0, result.view({-1}));
     return result.to(source.device);
   }
@@ -296,7 +296,7 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
     if (auto kernel = impl_->packed(precision, names, in, outs, biases)) return Linear(std::move(kernel));
   }
   const at::ScalarType type = activation_type(role);
-  at::Tensor matrix = at::empty({out, in}, type);
+  at::Tensor matrix = empty_weight({out, in}, type);
   impl_->read_rows(names, in, outs, 0, matrix);
   std::vector<std::string> weight_names, bias_names;
   for (const std::string& name : names) {

@@ -185,13 +185,23 @@ TEST_CASE("backward computes under the autocast of forward and leaves no cast we
   CHECK(relative_error(weight, whole_weight) < 1e-2);                     // sums over rows in bf16, of 6 and of 10 rows
   CHECK(relative_error(gradients(chunked, false).first, hidden) > 1e-4);  // bf16 was really used
 
-  // lm_head under autocast after the loss still has a graph to its weight.
+  // Weights move after backward: lm_head's next products are with the new ones, and have a graph.
   Language language;
-  at::autocast::set_autocast_enabled(at::kCPU, true);
-  language.chunked();
-  const at::Tensor logits = at::linear(language.hidden.detach(), language.weight);
-  at::autocast::set_autocast_enabled(at::kCPU, false);
+  const auto under_autocast = [](const auto& work) {
+    at::autocast::set_autocast_enabled(at::kCPU, true);
+    const at::Tensor result = work();
+    at::autocast::set_autocast_enabled(at::kCPU, false);
+    return result;
+  };
+  const auto product = [&] { return at::linear(language.hidden.detach(), language.weight); };
+  under_autocast([&] { return language.chunked(); }).backward();
+  {
+    const at::NoGradGuard no_graph;
+    language.weight.zero_();
+  }
+  const at::Tensor logits = under_autocast(product);
   at::autocast::clear_cache();
+  CHECK(logits.abs().max().item<double>() == 0);
   CHECK(logits.requires_grad());
 }
 

@@ -5,6 +5,7 @@
 #include <ATen/ops/linear.h>
 #include <c10/core/GradMode.h>
 #include <fmt/format.h>
+#include <sys/mman.h>
 
 #include "linear_kernel.hpp"
 #include "vlmzoo/error.hpp"
@@ -56,6 +57,20 @@ class PlainKernel final : public Linear::Kernel {
 };
 
 }  // namespace
+
+at::Tensor empty_weight(at::IntArrayRef shape, at::ScalarType type) {
+  at::Tensor weight = at::empty(shape, type);
+#ifdef MADV_HUGEPAGE
+  constexpr std::uintptr_t kPage = 4096;
+  constexpr std::size_t kWorthIt = std::size_t{4} << 20;
+  if (weight.nbytes() >= kWorthIt) {
+    const auto begin = reinterpret_cast<std::uintptr_t>(weight.mutable_data_ptr()), end = begin + weight.nbytes();
+    const std::uintptr_t first = (begin + kPage - 1) / kPage * kPage;
+    ::madvise(reinterpret_cast<void*>(first), (end - first) / kPage * kPage, MADV_HUGEPAGE);  // a wish, no more
+  }
+#endif
+  return weight;
+}
 
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out) {
   return precision == Precision::kInt8 ? make_int8_packer(in, out) : make_fp16_packer(in, out);

@@ -90,7 +90,7 @@ class Fp16Packer final : public RowPacker {
  public:
   Fp16Packer(std::int64_t in, std::int64_t out) : in_(in), out_(out) {
     const std::int64_t width = tile_width();
-    packed_ = at::empty({(out + width - 1) / width * in, width}, at::kHalf);
+    packed_ = empty_weight({(out + width - 1) / width * in, width}, at::kHalf);
   }
 
   bool add(std::int64_t first, const at::Tensor& rows) override {

@@ -121,7 +121,8 @@ struct Int8Weights {
   Int8Weights(std::int64_t in_features, std::int64_t out_features)
       : in(in_features),
         out(out_features),
-        packed(at::zeros({PackedMatrix::packedBufferSize(static_cast<int>(in), static_cast<int>(out))}, at::kChar)),
+        packed(empty_weight({PackedMatrix::packedBufferSize(static_cast<int>(in), static_cast<int>(out))}, at::kChar)
+                   .zero_()),
         scales(at::empty({out}, at::kFloat)),
         column_sums(at::empty({out}, at::kInt)),
         matrix(fbgemm::matrix_op_t::Transpose, static_cast<int>(in), static_cast<int>(out), /*smat=*/nullptr,
