@@ -116,16 +116,21 @@ inline void compare(const app::NamedTensors& ours, const SafetensorsFile& golden
   }
 }
 
+/// The checkpoint that a manifest's case stands for.
+inline std::filesystem::path golden_checkpoint(const std::string& family, const std::string& name, const Json& facts) {
+  const Facts dtypes = {{"float32", "fp32"}, {"bfloat16", "bf16"}, {"float16", "fp16"}};
+  return checkpoint(family + "/" + name, facts.at("seed").get<std::int64_t>(),
+                    dtypes.at(facts.at("dtype").get<std::string>()));
+}
+
 /// Compares every run of tests/goldens/<family>; returns how many there were.
 inline std::size_t compare_with_goldens(const std::string& family) {
   const std::filesystem::path tests = VLMZOO_TEST_DATA, goldens = tests / "goldens" / family;
-  const Facts dtypes = {{"float32", "fp32"}, {"bfloat16", "bf16"}, {"float16", "fp16"}};
   const Json manifest = read_json(goldens / "manifest.json");
   const auto new_tokens = manifest.at("max_new_tokens").get<std::int64_t>();
   std::size_t compared = 0;
   for (const auto& [name, facts] : manifest.at("cases").items()) {
-    const std::string dtype = dtypes.at(facts.at("dtype").get<std::string>());
-    const auto model = open_model(checkpoint(family + "/" + name, facts.at("seed").get<std::int64_t>(), dtype));
+    const auto model = open_model(golden_checkpoint(family, name, facts));
     const Json processor = read_json(tests / "data" / family / name / "preprocessor_config.json");
     for (const Json& run : manifest.at("runs")) {
       if (run.at("case") != name) continue;

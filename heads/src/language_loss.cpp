@@ -41,7 +41,7 @@ class AutocastScope {
 
   explicit AutocastScope(const State& state)
       : before_(State::of(state.device)), cached_(at::autocast::is_autocast_cache_enabled()) {
-    before_.set();
+    state.set();
     at::autocast::set_autocast_cache_enabled(false);
   }
   ~AutocastScope() {

@@ -63,7 +63,8 @@ Ema::Ema(double decay, std::vector<NamedTensor> tensors)
   if (!(decay >= 0 && decay < 1)) {
     throw Error(ErrorCode::kConfig, fmt::format("the decay of the moving average is {}; expected 0 <= it < 1", decay));
   }
-  for (const NamedTensor& named : tensors_) averages_.push_back({named.name, named.tensor.detach().clone(), false});
+  for (const NamedTensor& named : tensors_)
+    averages_.push_back({"ema." + named.name, named.tensor.detach().clone(), false});
 }
 
 void Ema::update() {

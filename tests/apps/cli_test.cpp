@@ -523,6 +523,49 @@ TEST_CASE("trace records one run with names, types and shapes of the reference")
   CHECK(SafetensorsFile(file).find("pixel_values") == nullptr);
 }
 
+TEST_CASE("trace --compare tells by its code and by stage whether a run is as the recorded one") {
+  const std::string file = (bench().folder / "reference.safetensors").string(),
+                    other = (bench().folder / "other.safetensors").string();
+  const std::vector<std::string> recording = {"trace",
+                                              "-p",
+                                              "How many?",
+                                              "--image",
+                                              bench().picture,
+                                              "--max-new-tokens",
+                                              "3",
+                                              "--model",
+                                              bench().checkpoint.string()};
+  const std::vector<std::string> run = joined(recording, {"--precision", "fp32"});
+  REQUIRE(vlmzoo(joined(run, {"--output", file})).code == 0);
+  const Result same = vlmzoo(joined(run, {"--compare", file, "--tolerance", "0"}));
+  CHECK(same.code == 0);
+  CHECK(contains(same.out, "all stages of the reference are within 0"));
+
+  const Result coarse =
+      vlmzoo(joined(recording, {"--precision", "bf16", "--compare", file, "--output", other, "--json"}));
+  CHECK(coarse.code == 3);
+  const Json document = Json::parse(coarse.out);
+  CHECK(keys(document) == std::set<std::string>{"reference", "tolerance", "within", "first_above", "stages"});
+  CHECK(document["within"] == false);
+  CHECK(document["first_above"] == "vision_last_hidden_state");
+  for (const Json& stage : document["stages"]) {
+    CHECK(keys(stage) == std::set<std::string>{"name", "verdict", "shape", "reference_shape", "largest", "mean",
+                                               "relative", "cosine"});
+  }
+  const Result files = vlmzoo({"trace", "--compare", file, other});
+  CHECK(files.code == 3);
+  CHECK(contains(files.out, "first stage that is not within 0.0001: vision_last_hidden_state (above)"));
+
+  check_refusal(joined(run, {"--compare", "/does/not/exist.safetensors"}), 1, {"/does/not/exist.safetensors"});
+  check_refusal({"trace", "--compare", file, bench().picture}, 1, {bench().picture, "not a safetensors file"});
+  check_refusal({"trace", "--compare", (bench().checkpoint / "model.safetensors").string(), file}, 1,
+                {"is it a trace"});
+  check_refusal({"trace", file}, 2, {"--recorded needs --compare FILE"});
+  check_refusal({"trace", "--compare", file, other, "-p", "x"}, 2, {"--prompt is for a new run"});
+  check_refusal({"trace", "--compare", file, other, "--tolerance", "-1"}, 2, {"--tolerance is -1"});
+  check_refusal(run, 2, {"--output or --compare is missing"});
+}
+
 TEST_CASE("init writes the same values whole and in shards, and never over what isn't a checkpoint") {
   const fs::path sharded = bench().folder / "sharded";
   REQUIRE(vlmzoo(joined(init_arguments(sharded), {"--max-shard-size", "200KB", "--threads", "1"})).code == 0);

@@ -84,7 +84,7 @@ TEST_CASE("cells survive being written and read, whatever is in them") {
                                           "cr\r\nlf", "\"", " spaced ", "é"};
   std::string text;
   for (const std::string& cell : cells) text += (text.empty() ? "" : ",") + csv_cell(cell);
-  for (const std::string& end : {"", "\n", "\r\n"}) {
+  for (const std::string end : {"", "\n", "\r\n"}) {
     const auto rows = parse_csv(text + end, "t.csv");
     REQUIRE(rows.size() == 1);
     CHECK(rows[0].fault.empty());

@@ -90,6 +90,7 @@ TEST_CASE("the moving average follows its formula and exchanges places with the 
   }
   CHECK(ema.state()[0].tensor[0].item<double>() == doctest::Approx(expected).epsilon(1e-6));
   CHECK(ema.state()[1].tensor.item<std::int64_t>() == 23);
+  CHECK(ema.state()[0].name == "ema.value");
   CHECK(ema.state()[2].name == "ema.updates");
   CHECK(ema.state()[2].tensor.item<std::int64_t>() == 20);
   ema.swap();

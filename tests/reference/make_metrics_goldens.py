@@ -1,4 +1,5 @@
-"""Writes tests/goldens/metrics.json from scikit-learn, scipy, statsmodels and numpy. Usage: make_metrics_goldens.py [OUTPUT]"""
+"""Writes tests/goldens/metrics.json from scikit-learn, scipy, statsmodels and numpy.
+Usage: make_metrics_goldens.py [OUTPUT]"""
 
 import json
 import sys
@@ -74,7 +75,9 @@ def noisy_logits(rng, labels, classes, strength, noise):
 
 def classification_cases(rng):
     labels = rng.integers(0, 3, 40)
-    yield classification_case("three classes", special.softmax(noisy_logits(rng, labels, 3, 1.5, 1.2), axis=1), labels, 15)
+    yield classification_case(
+        "three classes", special.softmax(noisy_logits(rng, labels, 3, 1.5, 1.2), axis=1), labels, 15
+    )
 
     labels = rng.choice([0, 2], 20)  # class 1 is only predicted, class 3 neither
     logits = noisy_logits(rng, labels, 4, 1.0, 1.5)
@@ -82,27 +85,37 @@ def classification_cases(rng):
     yield classification_case("absent classes", special.softmax(logits, axis=1), labels, 10)
 
     labels = np.ones(12, dtype=int)
-    yield classification_case("one class among the labels", special.softmax(noisy_logits(rng, labels, 3, 1, 1), axis=1), labels, 5)
+    yield classification_case(
+        "one class among the labels", special.softmax(noisy_logits(rng, labels, 3, 1, 1), axis=1), labels, 5
+    )
 
     confidence = np.array([0.5, 0.6, 0.75, 0.75, 0.9, 1.0, 1.0, 0.55])  # on edges of four bins; ties; wrong at 1.0
     right = np.array([1, 0, 1, 0, 1, 1, 0, 1])
     labels = np.array([0, 1, 0, 1, 0, 1, 0, 1])
     top = np.where(right, labels, 1 - labels)
-    probabilities = np.stack([np.where(top == 0, confidence, 1 - confidence), np.where(top == 1, confidence, 1 - confidence)], axis=1)
+    probabilities = np.stack(
+        [np.where(top == 0, confidence, 1 - confidence), np.where(top == 1, confidence, 1 - confidence)], axis=1
+    )
     yield classification_case("edges and certainty", probabilities, labels, 4)
 
     yield classification_case("one class at all", np.ones((3, 1)), np.zeros(3, dtype=int), 15)
 
 
 def temperature_cases(rng):
-    for name, strength, noise, scale in [("overconfident", 2.0, 1.2, 4.0), ("underconfident", 3.0, 1.0, 0.3), ("sharp", 2.0, 1.0, 12.0)]:
+    for name, strength, noise, scale in [
+        ("overconfident", 2.0, 1.2, 4.0),
+        ("underconfident", 3.0, 1.0, 0.3),
+        ("sharp", 2.0, 1.0, 12.0),
+    ]:
         labels = rng.integers(0, 3, 50)
         logits = np.round(scale * noisy_logits(rng, labels, 3, strength, noise), 4)
 
-        def loss(log_temperature):
+        def loss(log_temperature, logits=logits, labels=labels):
             return -special.log_softmax(logits / np.exp(log_temperature), axis=1)[np.arange(len(labels)), labels].mean()
 
-        best = optimize.minimize_scalar(loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-11})
+        best = optimize.minimize_scalar(
+            loss, bounds=(np.log(0.05), np.log(20)), method="bounded", options={"xatol": 1e-11}
+        )
         yield {
             "name": name,
             "classes": 3,
@@ -118,7 +131,9 @@ def bootstrap_case(correct, seed, resamples, level):
     for _ in range(resamples):
         shares.append(np.mean([correct[random.below(len(correct))] for _ in correct]))
     tail = 50 * (1 - level)
-    scipys = stats.bootstrap((correct,), np.mean, confidence_level=level, method="percentile", n_resamples=50_000, rng=1)
+    scipys = stats.bootstrap(
+        (correct,), np.mean, confidence_level=level, method="percentile", n_resamples=50_000, rng=1
+    )
     return {
         "correct": correct.tolist(),
         "seed": seed,
@@ -209,7 +224,11 @@ def paired_cases():
 
 def kappa_case(first, second, classes):
     confusion = metrics.confusion_matrix(first, second, labels=range(classes))
-    return {"classes": classes, "counts": confusion.flatten().tolist(), "kappa": metrics.cohen_kappa_score(first, second)}
+    return {
+        "classes": classes,
+        "counts": confusion.flatten().tolist(),
+        "kappa": metrics.cohen_kappa_score(first, second),
+    }
 
 
 def main():
@@ -225,14 +244,21 @@ def main():
         f"statsmodels {statsmodels.__version__}",
         "classification": list(classification_cases(rng)),
         "temperature": list(temperature_cases(rng)),
-        "bootstrap": [bootstrap_case((rng.random(40) < 0.8).astype(int), seed, 600, level) for seed, level in [(0, 0.95), (7, 0.9)]],
+        "bootstrap": [
+            bootstrap_case((rng.random(40) < 0.8).astype(int), seed, 600, level)
+            for seed, level in [(0, 0.95), (7, 0.9)]
+        ],
         "exact": [exact_case(*case) for case in [(0, 10, 0.95), (10, 10, 0.95), (37, 40, 0.95), (950, 1000, 0.99)]],
-        "percentiles": {"values": values.tolist(), "percent": [0, 2.5, 50, 95, 99, 100],
-                        "results": np.percentile(values, [0, 2.5, 50, 95, 99, 100]).tolist(), "mean": values.mean()},
+        "percentiles": {
+            "values": values.tolist(),
+            "percent": [0, 2.5, 50, 95, 99, 100],
+            "results": np.percentile(values, [0, 2.5, 50, 95, 99, 100]).tolist(),
+            "mean": values.mean(),
+        },
         "paired": list(paired_cases()),
         "kappa": [kappa_case(*raters, 3), kappa_case([0, 0, 1, 1], [1, 1, 0, 0], 2)],
         "holm": {"p": p, "adjusted": multipletests(p, method="holm")[1].tolist()},
-    }  # fmt: skip
+    }
     text = json.dumps(goldens)
     for key in ["classification", "temperature", "bootstrap", "exact", "percentiles", "paired", "kappa", "holm"]:
         text = text.replace(f'"{key}":', f'\n"{key}":')

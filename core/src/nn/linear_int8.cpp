@@ -27,9 +27,14 @@ using PackedMatrix = fbgemm::PackBMatrix<std::int8_t, std::int32_t>;
 constexpr std::int64_t kInterleave = 4;    // inputs that lie side by side in the packed form
 constexpr float kOutlier = 6.0F;           // LLM.int8's threshold, for rows of mean magnitude <= 1
 constexpr std::int64_t kElements = 65536;  // work that is worth a thread
+constexpr int kSteps = 127;                // of activations, either way from kZero
+constexpr int kZero = 128;
 
-/// Without VNNI, FBGEMM sums pairs of products in saturating 16 bits: 7-bit activations keep those in range.
-int activation_steps() { return cpu_features().avx512_vnni ? 127 : 63; }
+/// Without VNNI, FBGEMM sums the products of two neighbours in saturating 16 bits.
+bool saturates() {
+  const fbgemm::inst_set_t kernels = fbgemm::fbgemmInstructionSet();
+  return kernels != fbgemm::inst_set_t::avx512_vnni && kernels != fbgemm::inst_set_t::avx512_vnni_ymm;
+}
 
 struct Magnitude {
   float largest = 0, mean = 0;
@@ -128,9 +133,18 @@ struct Int8Weights {
         matrix(fbgemm::matrix_op_t::Transpose, static_cast<int>(in), static_cast<int>(out), /*smat=*/nullptr,
                static_cast<int>(in), packed.mutable_data_ptr<std::int8_t>()) {}
 
+  /// The weight that becomes 127. Where sums saturate, neighbours of together at most 128 fit with activations of 8
+  /// bits. (Any would fit with activations of 7 bits, which cost twice the error.)
+  float largest_weight(const float* weights) const {
+    float largest = std::max(magnitude(weights, in).largest, 1e-30F);
+    if (!saturates()) return largest;
+    for (std::int64_t k = 0; k + 1 < in; k += 2) largest = std::max(largest, std::abs(weights[k] + weights[k + 1]));
+    return largest;
+  }
+
   /// One row of the matrix, fp32 [in], symmetric. `row` is a buffer.
   void put(std::int64_t n, const float* weights, std::vector<std::uint8_t>& row) {
-    const float largest = std::max(magnitude(weights, in).largest, 1e-30F);
+    const float largest = largest_weight(weights);
     quantize(weights, in, 127.0F / largest, /*zero=*/0, row.data());
     std::int32_t sum = 0;
     for (std::int64_t k = 0; k < in; ++k) sum += static_cast<std::int8_t>(row[static_cast<std::size_t>(k)]);
@@ -166,25 +180,44 @@ struct Int8Weights {
   }
 };
 
-/// Rows of activations in bytes, and the outliers that were left out of them.
+/// Rows of activations in bytes, and the outliers that were left out of them. A second set of rows has what the first
+/// rounded off.
 struct QuantizedRows {
-  at::Tensor bytes;                                 // uint8 [M, in]
-  std::vector<float> scales;                        // M
+  at::Tensor bytes;                                 // uint8 [sets · M, in]
+  std::vector<float> scales;                        // sets · M
   std::vector<std::vector<std::int64_t>> outliers;  // of each row
 };
 
-QuantizedRows quantize_rows(const at::Tensor& x, int steps) {
+/// One row, to its place in each set. `buffer` is one of `in` numbers.
+void quantize_row(const float* row, std::int64_t m, std::int64_t sets, std::vector<float>& buffer,
+                  QuantizedRows& result) {
+  const std::int64_t rows = result.bytes.size(0) / sets, in = result.bytes.size(1);
+  for (std::int64_t set = 0; set < sets; ++set) {
+    std::uint8_t* bytes = result.bytes.mutable_data_ptr<std::uint8_t>() + (set * rows + m) * in;
+    const float largest = std::max(magnitude(row, in).largest, 1e-30F), scale = largest / kSteps;
+    result.scales[static_cast<std::size_t>(set * rows + m)] = scale;
+    quantize(row, in, kSteps / largest, kZero, bytes);
+    if (set + 1 == sets) return;
+    buffer.resize(static_cast<std::size_t>(in));
+    for (std::int64_t k = 0; k < in; ++k) {
+      buffer[static_cast<std::size_t>(k)] = row[k] - static_cast<float>(bytes[k] - kZero) * scale;
+    }
+    row = buffer.data();
+  }
+}
+
+QuantizedRows quantize_rows(const at::Tensor& x, std::int64_t sets) {
   const std::int64_t rows = x.size(0), in = x.size(1);
-  QuantizedRows result{at::empty({rows, in}, at::kByte), std::vector<float>(static_cast<std::size_t>(rows)),
+  QuantizedRows result{at::empty({sets * rows, in}, at::kByte),
+                       std::vector<float>(static_cast<std::size_t>(sets * rows)),
                        std::vector<std::vector<std::int64_t>>(static_cast<std::size_t>(rows))};
   const float* values = x.const_data_ptr<float>();
-  auto* bytes = result.bytes.mutable_data_ptr<std::uint8_t>();
   at::parallel_for(0, rows, std::max<std::int64_t>(1, kElements / in), [&](std::int64_t begin, std::int64_t end) {
     std::vector<float> inliers;
     for (std::int64_t m = begin; m < end; ++m) {
       const float* row = values + m * in;
       auto& outliers = result.outliers[static_cast<std::size_t>(m)];
-      Magnitude size = magnitude(row, in);
+      const Magnitude size = magnitude(row, in);
       const float threshold = kOutlier * std::max(1.0F, size.mean);
       if (size.largest >= threshold) {
         inliers.assign(row, row + in);
@@ -194,11 +227,8 @@ QuantizedRows quantize_rows(const at::Tensor& x, int steps) {
           inliers[static_cast<std::size_t>(k)] = 0;
         }
         row = inliers.data();
-        size = magnitude(row, in);
       }
-      const float largest = std::max(size.largest, 1e-30F);
-      result.scales[static_cast<std::size_t>(m)] = largest / static_cast<float>(steps);
-      quantize(row, in, static_cast<float>(steps) / largest, /*zero=*/steps + 1, bytes + m * in);
+      quantize_row(row, m, sets, inliers, result);
     }
   });
   return result;
@@ -211,20 +241,22 @@ class Int8Kernel final : public Linear::Kernel {
 
   at::Tensor run(const at::Tensor& x) const override {
     const at::Tensor wide = x.to(at::kFloat);
-    const std::int64_t rows = x.size(0), out = out_features();
-    at::Tensor y = at::empty({rows, out}, wide.options());
+    const std::int64_t rows = x.size(0), out = out_features(),
+                       sets = rows == 1 ? 2 : 1;  // of one row, memory is the limit: the second costs no time
+    at::Tensor y = at::empty({sets * rows, out}, wide.options());
     if (rows == 0) return y.to(x.scalar_type());
-    const int steps = activation_steps();
-    const QuantizedRows quantized = quantize_rows(wide, steps);
+    const QuantizedRows quantized = quantize_rows(wide, sets);
     multiply(quantized.bytes, y);
     const float* bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
-    at::parallel_for(0, rows, std::max<std::int64_t>(1, kElements / out), [&](std::int64_t begin, std::int64_t end) {
+    const std::int64_t grain = std::max<std::int64_t>(1, kElements / out);
+    at::parallel_for(0, sets * rows, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t m = begin; m < end; ++m) {
-        dequantize(y.mutable_data_ptr<float>() + m * out, out, steps + 1, quantized.scales[static_cast<std::size_t>(m)],
+        dequantize(y.mutable_data_ptr<float>() + m * out, out, kZero, quantized.scales[static_cast<std::size_t>(m)],
                    weights_->column_sums.const_data_ptr<std::int32_t>(), weights_->scales.const_data_ptr<float>(),
-                   bias);
+                   m < rows ? bias : nullptr);
       }
     });
+    if (sets == 2) y = y.narrow(0, 0, rows).add_(y.narrow(0, rows, rows));
     add_outliers(wide, quantized.outliers, y);
     return y.to(x.scalar_type());
   }

@@ -55,7 +55,8 @@ class Optimizer {
   const std::vector<TrainedTensor>& tensors() const { return tensors_; }
   void step(double learning_rate);
   void zero_gradients();
-  /// "NAME.exp_avg", "NAME.exp_avg_sq", "NAME.step" (fp32, as in PyTorch), "NAME.momentum_buffer": handles.
+  /// "NAME.exp_avg", "NAME.exp_avg_sq", "NAME.step" (fp32, as in PyTorch), "NAME.momentum_buffer": handles. Put back
+  /// with copy_tensors.
   std::vector<NamedTensor> state() const;
 
  private:
@@ -92,7 +93,7 @@ class Ema {
   /// Exchanges values and averages: once before evaluating or saving, once after. Error: kInternal for update()
   /// between.
   void swap();
-  /// The averages by name, and the number of updates as "ema.updates": handles.
+  /// The averages as "ema.NAME" and the number of updates as "ema.updates": handles. Put back with copy_tensors.
   std::vector<NamedTensor> state() const;
 
  private:
@@ -120,7 +121,7 @@ void write_tensors(const std::filesystem::path& path, std::span<const NamedTenso
 /// Errors: kNotFound, kIo, kCorrupt, kUnsupported.
 std::vector<NamedTensor> read_tensors(const std::filesystem::path& path);
 /// Copies `values` into `tensors` by name, to the bit. Error: kMismatch, beginning with `where`, listing every tensor
-/// that is missing, unexpected, or of another shape or type; then nothing was copied.
+/// that is missing, unexpected or of another shape, or naming one of another type; then nothing was copied.
 void copy_tensors(const std::string& where, std::span<const NamedTensor> tensors, std::span<const NamedTensor> values);
 
 }  // namespace vlmzoo
