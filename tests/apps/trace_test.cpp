@@ -152,7 +152,7 @@ TEST_CASE("integers have to be equal, however small the step") {
   CHECK(verdict(ids + (1LL << 60), ids + (1LL << 60) + 1) == Verdict::kAbove);  // fp64 doesn't see it
   CHECK(verdict(ids, ids.to(at::kDouble)) == Verdict::kWithin);
   CHECK(verdict(ids, ids.to(at::kInt)) == Verdict::kWithin);
-  CHECK(verdict(at::tensor({1, 0}, at::kLong), at::tensor({1, 0}, at::kBool)) == Verdict::kWithin);
+  CHECK(verdict(at::tensor({1, 0}, at::kLong), at::tensor({1, 0}, at::kLong).to(at::kBool)) == Verdict::kWithin);
 }
 
 TEST_CASE("what is not a number differs from everything; equal infinities do not") {
