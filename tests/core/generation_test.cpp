@@ -270,6 +270,27 @@ TEST_CASE("two threads that use one model get what each would get alone") {
   }
 }
 
+TEST_CASE("what answers are made from is shown once, also when no answer is wanted") {
+  const ModelInputs inputs = tiny().preprocess(requests());
+  for (const std::int64_t tokens : {0, 3}) {
+    std::vector<at::Tensor> logits;
+    const auto answers = generate(tiny(), inputs, greedy(tokens), {}, nullptr,
+                                  [&](const ImageFeatures* features, const TextOutput& output) {
+                                    REQUIRE(features != nullptr);
+                                    CHECK(features->last_hidden_state.size(0) == inputs.pixel_values.size(0));
+                                    CHECK(output.last_hidden_state.size(1) == inputs.input_ids.size(1));
+                                    logits.push_back(output.logits);
+                                  });
+    REQUIRE(logits.size() == 1);
+    for (std::size_t i = 0; i < answers.size(); ++i) {
+      CHECK(answers[i].ids.empty() == (tokens == 0));
+      if (tokens == 0) continue;
+      const auto row = static_cast<std::int64_t>(i);
+      CHECK(answers[i].ids.front() == logits.front()[row][0].argmax().item<std::int64_t>());
+    }
+  }
+}
+
 TEST_CASE("an answer has at most max_new_tokens tokens, and a prompt that leaves no room for them is refused") {
   const ModelInputs inputs = tiny().preprocess(requests());
   GenerationTimes times;
