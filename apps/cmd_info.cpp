@@ -19,9 +19,6 @@
 namespace vlmzoo::app {
 namespace {
 
-/// Beside the weights, for activations and the cache: the margin of core's check before loading.
-constexpr std::uint64_t kWorkingMemory = 300'000'000;
-
 struct FileRow {
   std::filesystem::path path;
   std::uint64_t bytes = 0;
@@ -33,7 +30,7 @@ struct MemoryRow {
   Precision asked = Precision::kAuto;
   std::optional<RolePrecision> precision;  ///< empty: it doesn't work here, `reason` says why
   std::string reason;
-  std::uint64_t bytes = 0;  ///< weights and kWorkingMemory
+  std::uint64_t bytes = 0;  ///< weights and working memory
 };
 
 /// All that `info` tells.
@@ -74,7 +71,7 @@ std::vector<FileRow> list_files(const ModelConfig& config, bool checksums) {
   return result;
 }
 
-std::vector<MemoryRow> memory_table(const Parameters& parameters, ModelConfig config) {
+std::vector<MemoryRow> memory_table(const Parameters& parameters, std::uint64_t working_memory, ModelConfig config) {
   const RoleSet roles = config.multimodal ? RoleSet::all() : RoleSet::vision_only();
   config.use_8bit = false;
   std::vector<MemoryRow> result;
@@ -87,7 +84,7 @@ std::vector<MemoryRow> memory_table(const Parameters& parameters, ModelConfig co
       if (asked == Precision::kAuto || asked == Precision::kInt8) {
         row.precision = resolve_precision(config, resolve_device(config.device));
       }
-      row.bytes = parameters.bytes(*row.precision, roles) + kWorkingMemory;
+      row.bytes = parameters.bytes(*row.precision, roles) + working_memory;
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUnsupported) throw;
       row.precision.reset();
@@ -221,7 +218,7 @@ int run_info(Arguments arguments) {
                 model->parameters(),
                 session.precision(),
                 list_files(config, checksums),
-                memory_table(model->parameters(), config),
+                memory_table(model->parameters(), model->info().working_memory, config),
                 available_memory()};
   if (json) {
     print_json(document(report));

@@ -12,6 +12,7 @@
 #include "table.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/tensor_types.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -20,34 +21,8 @@ using Verdict = StageDifference::Verdict;
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // elements that are compared at a time, in fp64
 
-at::ScalarType type_of(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-      return at::kDouble;
-    case DType::kF32:
-      return at::kFloat;
-    case DType::kF16:
-      return at::kHalf;
-    case DType::kBF16:
-      return at::kBFloat16;
-    case DType::kI64:
-      return at::kLong;
-    case DType::kI32:
-      return at::kInt;
-    case DType::kI16:
-      return at::kShort;
-    case DType::kI8:
-      return at::kChar;
-    case DType::kU8:
-      return at::kByte;
-    case DType::kBool:
-      return at::kBool;
-  }
-  throw Error(ErrorCode::kInternal, "not a dtype");
-}
-
 at::Tensor read_tensor(const SafetensorsFile& file, const TensorEntry& entry) {
-  at::Tensor tensor = at::empty(entry.shape, type_of(entry.dtype));
+  at::Tensor tensor = at::empty(entry.shape, scalar_type(entry.dtype));
   file.read(entry, 0, {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()});
   return tensor;
 }

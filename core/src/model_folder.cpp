@@ -88,7 +88,7 @@ std::unique_ptr<Model> ModelFolder::build(const ModelConfig& config, const Creat
   std::unique_ptr<Model> model = builder(tokenizer, planned);
   planned.check();
   if (options.plan_only) return model;
-  check_memory(planned);
+  check_memory(planned, model->info().working_memory);
   model.reset();
   Weights weights = Weights::load(planned);
   return builder(tokenizer, weights);

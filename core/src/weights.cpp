@@ -17,6 +17,7 @@
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/progress.hpp"
 #include "vlmzoo/system.hpp"
+#include "vlmzoo/tensor_types.hpp"
 
 namespace vlmzoo {
 namespace {
@@ -32,21 +33,6 @@ std::int64_t product(std::span<const std::int64_t> shape) {
 
 Precision precision_of(const RolePrecision& precision, Role role) {
   return role == Role::kVision ? precision.vision : role == Role::kConnector ? precision.connector : precision.language;
-}
-
-std::optional<at::ScalarType> floating_type(DType dtype) {
-  switch (dtype) {
-    case DType::kF64:
-      return at::kDouble;
-    case DType::kF32:
-      return at::kFloat;
-    case DType::kF16:
-      return at::kHalf;
-    case DType::kBF16:
-      return at::kBFloat16;
-    default:
-      return std::nullopt;
-  }
 }
 
 /// "3 missing:", then a tensor per line.
@@ -111,7 +97,7 @@ struct Weights::Impl {
       } else if (entry->shape != shape) {
         misshaped.push_back(
             fmt::format("{}: expected {}, got {}", name, vlmzoo::to_string(shape), vlmzoo::to_string(entry->shape)));
-      } else if (!floating_type(entry->dtype)) {
+      } else if (!c10::isFloatingType(scalar_type(entry->dtype))) {
         misshaped.push_back(fmt::format("{}: expected F32, F16 or BF16, got {}", name, name_of(entry->dtype)));
       }
     }
@@ -145,7 +131,7 @@ struct Weights::Impl {
     }
     const TensorEntry& entry = *source.checkpoint->find(name);
     const std::size_t size = size_of(entry.dtype);
-    const at::ScalarType type = *floating_type(entry.dtype);
+    const at::ScalarType type = scalar_type(entry.dtype);
     const auto offset = static_cast<std::uint64_t>(first) * size;
     if (type == into.scalar_type()) {
       source.checkpoint->read(name, offset, {static_cast<std::byte*>(into.mutable_data_ptr()), count * size});
@@ -334,12 +320,12 @@ void Weights::check() const {
                   listing("of another shape or type", impl_->misshaped), listing("unexpected", unexpected)));
 }
 
-void check_memory(const Weights& plan) {
+void check_memory(const Weights& plan, std::uint64_t working_memory) {
   const auto& source = plan.impl_->source;
   if (!source.device.is_cpu()) return;
-  const std::uint64_t margin = 300'000'000, free = available_memory();
+  const std::uint64_t free = available_memory();
   const auto need = [&](const RolePrecision& precision) {
-    return plan.parameters().bytes(precision, source.roles) + margin;
+    return plan.parameters().bytes(precision, source.roles) + working_memory;
   };
   const std::uint64_t needed = need(source.precision);
   if (needed <= free) return;
@@ -350,9 +336,9 @@ void check_memory(const Weights& plan) {
       break;
     }
   }
-  throw Error(ErrorCode::kMemory,
-              fmt::format("the model needs {} (weights {}, and {} to work) and {} are free; {}", format_bytes(needed),
-                          format_bytes(needed - margin), format_bytes(margin), format_bytes(free), advice));
+  throw Error(ErrorCode::kMemory, fmt::format("the model needs {} (weights {}, and {} to work) and {} are free; {}",
+                                              format_bytes(needed), format_bytes(needed - working_memory),
+                                              format_bytes(working_memory), format_bytes(free), advice));
 }
 
 }  // namespace vlmzoo

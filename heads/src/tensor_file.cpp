@@ -2,42 +2,23 @@
 #include <ATen/ops/empty.h>
 #include <fmt/format.h>
 
-#include <array>
 #include <map>
+#include <optional>
 #include <set>
 #include <utility>
 
 #include "head_layout.hpp"
 #include "vlmzoo/safetensors.hpp"
+#include "vlmzoo/tensor_types.hpp"
 #include "vlmzoo/training.hpp"
 
 namespace vlmzoo {
 namespace {
 
-constexpr std::array<std::pair<DType, at::ScalarType>, 10> kTypes = {{{DType::kF64, at::kDouble},
-                                                                      {DType::kF32, at::kFloat},
-                                                                      {DType::kF16, at::kHalf},
-                                                                      {DType::kBF16, at::kBFloat16},
-                                                                      {DType::kI64, at::kLong},
-                                                                      {DType::kI32, at::kInt},
-                                                                      {DType::kI16, at::kShort},
-                                                                      {DType::kI8, at::kChar},
-                                                                      {DType::kU8, at::kByte},
-                                                                      {DType::kBool, at::kBool}}};
-
-DType dtype_of(const NamedTensor& named) {
-  for (const auto& [dtype, type] : kTypes) {
-    if (type == named.tensor.scalar_type()) return dtype;
-  }
+DType file_type(const NamedTensor& named) {
+  if (const std::optional<DType> type = dtype_of(named.tensor.scalar_type())) return *type;
   throw Error(ErrorCode::kUnsupported, fmt::format("{} has the type {}, which safetensors files don't hold", named.name,
                                                    c10::toString(named.tensor.scalar_type())));
-}
-
-at::ScalarType scalar_type_of(DType dtype) {
-  for (const auto& [file, type] : kTypes) {
-    if (file == dtype) return type;
-  }
-  throw Error(ErrorCode::kInternal, "a safetensors type without a tensor type");
 }
 
 }  // namespace
@@ -45,7 +26,8 @@ at::ScalarType scalar_type_of(DType dtype) {
 void write_tensors(const std::filesystem::path& path, std::span<const NamedTensor> tensors,
                    const std::map<std::string, std::string>& metadata) {
   std::vector<TensorEntry> entries;
-  for (const NamedTensor& named : tensors) entries.push_back({named.name, dtype_of(named), named.tensor.sizes().vec()});
+  for (const NamedTensor& named : tensors)
+    entries.push_back({named.name, file_type(named), named.tensor.sizes().vec()});
   SafetensorsWriter writer(path, std::move(entries), metadata);
   for (const NamedTensor& named : tensors) {
     const at::Tensor tensor = named.tensor.detach().cpu().contiguous();
@@ -58,7 +40,7 @@ std::vector<NamedTensor> read_tensors(const std::filesystem::path& path) {
   const SafetensorsFile file(path);
   std::vector<NamedTensor> tensors;
   for (const TensorEntry& entry : file.entries()) {
-    const at::Tensor tensor = at::empty(entry.shape, scalar_type_of(entry.dtype));
+    const at::Tensor tensor = at::empty(entry.shape, scalar_type(entry.dtype));
     file.read(entry, 0, {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()});
     tensors.push_back({entry.name, tensor, false});
   }

@@ -112,7 +112,13 @@ ImageFeatures InternVl::encode_images(const ModelInputs& inputs) const {
   return features;
 }
 
+void InternVl::require_language() const {
+  if (!embedding_.defined())
+    throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
+}
+
 std::unique_ptr<KvCache> InternVl::new_cache(std::int64_t batch, std::int64_t capacity) const {
+  require_language();
   const DecoderConfig& text = config_.text;
   return std::make_unique<KvCache>(KvCacheShape{text.layers, batch, capacity, text.kv_heads, text.head_dim}, text_type_,
                                    embedding_.device());
@@ -131,8 +137,7 @@ at::Tensor InternVl::embed_tokens(const at::Tensor& ids, const ImageFeatures* fe
 
 TextOutput InternVl::forward(const ModelInputs& inputs, const ImageFeatures* features, KvCache& cache,
                              std::int64_t logits_to_keep) const {
-  if (!embedding_.defined())
-    throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
+  require_language();
   const auto on_device = [&](const at::Tensor& t) { return t.defined() ? t.to(embedding_.device()) : t; };
   const PackedTokens tokens = pack_tokens(on_device(inputs.input_ids), on_device(inputs.attention_mask), cache);
   const TokenRows rows = {tokens.lengths, rotary_.tables(tokens.positions)};
@@ -144,6 +149,9 @@ TextOutput InternVl::forward(const ModelInputs& inputs, const ImageFeatures* fea
   return {unpack_rows(hidden, tokens), lm_head(last_rows(hidden, tokens, logits_to_keep))};
 }
 
-at::Tensor InternVl::lm_head(const at::Tensor& hidden) const { return lm_head_(hidden.to(text_type_)).to(at::kFloat); }
+at::Tensor InternVl::lm_head(const at::Tensor& hidden) const {
+  require_language();
+  return lm_head_(hidden.to(text_type_)).to(at::kFloat);
+}
 
 }  // namespace vlmzoo::internvl

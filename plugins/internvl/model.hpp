@@ -28,6 +28,7 @@ class InternVl final : public Model {
   const Tokenizer* tokenizer() const override { return tokenizer_.get(); }
 
  private:
+  void require_language() const;  ///< Error: kUnsupported after multimodal: false
   at::Tensor embed_tokens(const at::Tensor& ids, const ImageFeatures* features) const;
   void describe(const ModelFolder& folder);
 

@@ -19,6 +19,17 @@ std::int64_t aspect_ratio_id(const Grid& grid, std::int64_t max_tiles) {
   return 1 + (std::find(grids.begin(), grids.end(), grid) - grids.begin());
 }
 
+/// Of one picture: its features, what the text model looks at, and the widest intermediate result, in fp32.
+std::uint64_t working_memory(const LlamaVisionConfig& config) {
+  const VisionConfig& vision = config.vision;
+  const DecoderConfig& text = config.text;
+  const std::int64_t tokens = vision.max_tiles * (vision.tokens() + 7) / 8 * 8;
+  const auto crossing = static_cast<std::int64_t>(config.cross_attention_layers.size());
+  const std::int64_t width = vision.output_size() + text.hidden_size + 2 * crossing * text.kv_heads * text.head_dim +
+                             2 * vision.intermediate_size;
+  return static_cast<std::uint64_t>(tokens * width) * sizeof(float) + 100'000'000;
+}
+
 std::size_t most_images(std::span<const Request> requests) {
   std::size_t most = 0;
   for (const Request& request : requests) most = std::max(most, request.images.size());
@@ -84,6 +95,7 @@ void LlamaVision::describe(const ModelFolder& folder) {
   info_.image_size = vision.image_size;
   info_.max_tiles = config_.image.max_tiles;
   info_.tokens_per_tile = vision.tokens();
+  info_.working_memory = working_memory(config_);
   info_.stop_ids = folder.stop_ids();
   if (info_.stop_ids.empty() && tokenizer_) info_.stop_ids = default_stop_ids(*tokenizer_);
   info_.facts = {
@@ -171,7 +183,13 @@ ImageFeatures LlamaVision::encode_images(const ModelInputs& inputs) const {
   return features;
 }
 
+void LlamaVision::require_language() const {
+  if (!embedding_.defined())
+    throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
+}
+
 std::unique_ptr<KvCache> LlamaVision::new_cache(std::int64_t batch, std::int64_t capacity) const {
+  require_language();
   const DecoderConfig& text = config_.text;
   const auto crossing = static_cast<std::int64_t>(config_.cross_attention_layers.size());
   return std::make_unique<CrossCache>(
@@ -215,8 +233,7 @@ void LlamaVision::add_images(const at::Tensor& ids, const std::vector<std::int64
 
 TextOutput LlamaVision::forward(const ModelInputs& inputs, const ImageFeatures* features, KvCache& cache,
                                 std::int64_t logits_to_keep) const {
-  if (!embedding_.defined())
-    throw Error(ErrorCode::kUnsupported, "this model was loaded without its language part (multimodal: false)");
+  require_language();
   auto* crossing = dynamic_cast<CrossCache*>(&cache);
   if (crossing == nullptr) throw Error(ErrorCode::kMismatch, "the cache is another model's; take new_cache()'s");
   const auto on_device = [&](const at::Tensor& t) { return t.defined() ? t.to(embedding_.device()) : t; };
@@ -241,6 +258,7 @@ TextOutput LlamaVision::forward(const ModelInputs& inputs, const ImageFeatures* 
 }
 
 at::Tensor LlamaVision::lm_head(const at::Tensor& hidden) const {
+  require_language();
   return lm_head_(hidden.to(text_type_)).to(at::kFloat);
 }
 

@@ -33,6 +33,7 @@ class LlamaVision final : public Model {
   const Tokenizer* tokenizer() const override { return tokenizer_.get(); }
 
  private:
+  void require_language() const;  ///< Error: kUnsupported after multimodal: false
   void add_images(const at::Tensor& ids, const std::vector<std::int64_t>& lengths, const ImageFeatures* features,
                   CrossCache& cache) const;
   void describe(const ModelFolder& folder);

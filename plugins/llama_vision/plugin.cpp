@@ -12,21 +12,10 @@ namespace {
 Model* create(const ModelConfig& config, const CreateOptions& options) {
   const ModelFolder folder(config);
   const LlamaVisionConfig llama = LlamaVisionConfig::read(folder, config);
-  CreateOptions wanted = options;
-  if (!config.multimodal) wanted.roles = RoleSet::vision_only();
-  Weights plan = folder.plan(config, wanted);
-  // Reading a tokenizer takes as long as reading a gigabyte of weights: once, and not for vision alone.
-  std::shared_ptr<const Tokenizer> tokenizer;
-  if (options.plan_only || wanted.roles.language) {
-    if (auto opened = Tokenizer::open(folder.path())) tokenizer = std::make_shared<const Tokenizer>(std::move(*opened));
-  }
-  auto planned = std::make_unique<LlamaVision>(folder, llama, tokenizer, plan);
-  plan.check();
-  if (options.plan_only) return planned.release();
-  check_memory(plan);
-  planned.reset();
-  Weights weights = Weights::load(plan);
-  return std::make_unique<LlamaVision>(folder, llama, tokenizer, weights).release();
+  const auto builder = [&](std::shared_ptr<const Tokenizer> tokenizer, Weights& weights) {
+    return std::make_unique<LlamaVision>(folder, llama, std::move(tokenizer), weights);
+  };
+  return folder.build(config, options, builder).release();
 }
 
 constexpr const char* kModelTypes[] = {"llama-vision", "llama_vision", "mllama", nullptr};

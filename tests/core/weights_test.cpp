@@ -239,10 +239,10 @@ TEST_CASE("without a checkpoint the values are the formula's, for every piece of
 TEST_CASE("a model that doesn't fit into memory is refused with the numbers, before anything is read") {
   Weights plan = Weights::plan(source_of(nullptr));
   plan.tensor(Role::kLanguage, "small", {16});
-  CHECK_NOTHROW(check_memory(plan));
+  CHECK_NOTHROW(check_memory(plan, 0));
   plan.linear(Role::kLanguage, {"huge"}, 1 << 20, {1 << 24}, false);  // 70 TB
   try {
-    check_memory(plan);
+    check_memory(plan, 300'000'000);
     FAIL("not refused");
   } catch (const Error& error) {
     CHECK(error.code() == ErrorCode::kMemory);

@@ -62,6 +62,7 @@ struct ModelInfo {
   std::int64_t image_size = 0;        ///< S
   std::int64_t max_tiles = 0;
   std::int64_t tokens_per_tile = 0;
+  std::uint64_t working_memory = 300'000'000;  ///< bytes beside the weights: intermediate results, a cache
   std::vector<TokenId> stop_ids;
   std::vector<std::pair<std::string, std::string>> facts;  ///< more rows for `info`: "vision", "24 layers, …"
 };

@@ -12,7 +12,7 @@
 namespace vlmzoo {
 
 /// Grows whenever Model, CreateOptions, ModelConfig or PluginDescriptor change their meaning or layout.
-inline constexpr std::uint32_t kPluginAbiVersion = 1;
+inline constexpr std::uint32_t kPluginAbiVersion = 2;
 
 /// A configuration to start from without a checkpoint, for `init --preset`.
 struct Preset {

@@ -107,7 +107,7 @@ class VLMZOO_API Weights {
  private:
   struct Impl;
   explicit Weights(std::unique_ptr<Impl> impl);
-  friend VLMZOO_API void check_memory(const Weights& plan);
+  friend VLMZOO_API void check_memory(const Weights& plan, std::uint64_t working_memory);
   std::unique_ptr<Impl> impl_;
 };
 
@@ -119,8 +119,8 @@ VLMZOO_API void fill_formula(const std::string& name, std::span<const std::int64
 VLMZOO_API RolePrecision resolve_precision(const ModelConfig& config, const at::Device& device);
 VLMZOO_API at::Device resolve_device(const std::string& device);  ///< Error: kUnsupported when it isn't there
 
-/// Throws Error(kMemory) with the numbers and a precision that fits when the weights of `plan` don't fit into free
-/// memory.
-VLMZOO_API void check_memory(const Weights& plan);
+/// Throws Error(kMemory) with the numbers and a precision that fits when the weights of `plan` and `working_memory`
+/// bytes don't fit into free memory.
+VLMZOO_API void check_memory(const Weights& plan, std::uint64_t working_memory);
 
 }  // namespace vlmzoo

@@ -28,6 +28,7 @@ class PlainKernel final : public Linear::Kernel {
     return in_row_blocks(x);
   }
 
+  bool differentiable() const override { return true; }
   std::uint64_t bytes() const override { return weight_.nbytes() + (bias_.defined() ? bias_.nbytes() : 0); }
   const char* name() const override {
     return weight_.scalar_type() == at::kFloat ? "fp32" : weight_.scalar_type() == at::kBFloat16 ? "bf16" : "fp16";
@@ -106,6 +107,11 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
   if (x.size(-1) != in_features()) {
     throw Error(ErrorCode::kMismatch,
                 fmt::format("a linear layer of {} inputs got rows of {}", in_features(), x.size(-1)));
+  }
+  if (!kernel_->differentiable() && c10::GradMode::is_enabled() && x.requires_grad()) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("gradients don't pass {} weights; create the model to be trained (CreateOptions.trainable)",
+                            kernel_name()));
   }
   if (x.dim() == 2) return kernel_->run(x.contiguous());
   std::vector<std::int64_t> shape(x.sizes().begin(), x.sizes().end());

@@ -7,6 +7,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -145,6 +147,11 @@ struct Int8Weights {
   /// One row of the matrix, fp32 [in], symmetric. `row` is a buffer.
   void put(std::int64_t n, const float* weights, std::vector<std::uint8_t>& row) {
     const float largest = largest_weight(weights);
+    if (!std::isfinite(magnitude(weights, in).mean)) {  // bytes hide it
+      scales.mutable_data_ptr<float>()[n] = std::numeric_limits<float>::quiet_NaN();
+      column_sums.mutable_data_ptr<std::int32_t>()[n] = 0;
+      return;
+    }
     quantize(weights, in, 127.0F / largest, /*zero=*/0, row.data());
     std::int32_t sum = 0;
     for (std::int64_t k = 0; k < in; ++k) sum += static_cast<std::int8_t>(row[static_cast<std::size_t>(k)]);
@@ -229,6 +236,8 @@ QuantizedRows quantize_rows(const at::Tensor& x, std::int64_t sets) {
         row = inliers.data();
       }
       quantize_row(row, m, sets, inliers, result);
+      if (!std::isfinite(size.mean))  // bytes hide it
+        result.scales[static_cast<std::size_t>(m)] = std::numeric_limits<float>::quiet_NaN();
     }
   });
   return result;
@@ -335,7 +344,9 @@ class Int8Packer final : public RowPacker {
 }  // namespace
 
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out) {
-  return cpu_features().fbgemm() ? std::make_unique<Int8Packer>(in, out) : nullptr;
+  // FBGEMM counts the elements of a packed matrix, which is a little larger, in 32 bits.
+  const bool countable = in <= std::numeric_limits<std::int32_t>::max() / (out + 1024);
+  return cpu_features().fbgemm() && countable ? std::make_unique<Int8Packer>(in, out) : nullptr;
 }
 #else
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t, std::int64_t) { return nullptr; }

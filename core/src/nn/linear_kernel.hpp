@@ -23,6 +23,7 @@ class Linear::Kernel {
   virtual at::Tensor run(const at::Tensor& x) const = 0;  ///< x [M, in] contiguous -> [M, out], x's type
   virtual std::uint64_t bytes() const = 0;
   virtual const char* name() const = 0;
+  virtual bool differentiable() const { return false; }
 
  private:
   std::int64_t in_, out_;
