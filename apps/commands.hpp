@@ -17,5 +17,8 @@ int run_init(Arguments arguments);
 int run_synth(Arguments arguments);
 int run_trace(Arguments arguments);
 int run_bench(Arguments arguments);
+int run_switch(Arguments arguments);
+int run_rollback(Arguments arguments);
+int run_history(Arguments arguments);
 
 }  // namespace vlmzoo::app

@@ -35,6 +35,9 @@ constexpr std::array kVerbs = {
     Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
     Verb{"bench", "measure load time, speed and memory", run_bench},
+    Verb{"switch", "make another model of a zoo file the active one", run_switch},
+    Verb{"rollback", "return to the model that was active before", run_rollback},
+    Verb{"history", "list the switches of a zoo file", run_history},
 };
 
 std::string help() {
