@@ -57,12 +57,6 @@ Classified classify(const Model& model, const Head& head, const std::filesystem:
   return result;
 }
 
-/// Faults of one picture are told and passed over; those of the machine end the run.
-bool is_fault_of_picture(ErrorCode code) {
-  return code == ErrorCode::kNotFound || code == ErrorCode::kIo || code == ErrorCode::kUnsupported ||
-         code == ErrorCode::kCorrupt || code == ErrorCode::kMemory;
-}
-
 Outcome classify_all(const Model& model, const Head& head, const std::vector<std::filesystem::path>& files) {
   Outcome outcome;
   Progress progress("classifying", files.size(), "pictures");

@@ -35,8 +35,8 @@ struct TrainOptions {
     options.add()("data", po::value(&data)->value_name("FOLDER|FILE"), "labels.csv, *.jsonl, or a folder per class")(
         "output", po::value(&output)->value_name("FOLDER"), "folder of this run: checkpoints, metrics, results")(
         "limit", po::value(&limit)->value_name("N"), "the first N samples of each split")(
-        "resume", po::bool_switch(&resume), "go on with the run in --output")(
-        "force", po::bool_switch(&force), "begin anew where --output holds a run")(
+        "resume", po::bool_switch(&resume), "go on with the run in --output")("force", po::bool_switch(&force),
+                                                                              "begin anew where --output holds a run")(
         "skip-bad", po::bool_switch(&skip_bad), "leave rows and pictures that can't be read out, and count them");
     cache.add_to(options);
   }
@@ -98,24 +98,25 @@ TrainingMode mode_of(const Config& config, const TrainingData& data) {
   TrainingMode mode;
   mode.vision = !config.model.freeze_vision_encoder;
   const bool language = config.model.multimodal && !config.model.freeze_language_model;
-  mode.answers = training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal &&
-                 (language || mode.vision);
+  mode.answers =
+      training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal && (language || mode.vision);
   mode.language = language && mode.answers;
   if (language && !mode.language) {
     info("the data has no answers to learn, so the language model isn't trained, nor loaded");
   }
   mode.regions = training.region_loss_weight > 0;
   if (mode.regions && !mode.vision) {
-    throw Error(ErrorCode::kConfig, "training.region_loss_weight teaches the vision encoder, which is frozen; set "
-                                    "model.freeze_vision_encoder=false, or leave the weight at 0");
+    throw Error(ErrorCode::kConfig,
+                "training.region_loss_weight teaches the vision encoder, which is frozen; set "
+                "model.freeze_vision_encoder=false, or leave the weight at 0");
   }
   const bool possible = !mode.vision && !mode.language && training.augmentations.empty();
   if (training.cache_features == "always" && !possible) {
     throw Error(ErrorCode::kConfig,
                 fmt::format("training.cache_features is always, but {}: cached features would be wrong",
-                            mode.vision            ? "the vision encoder is trained"
-                            : mode.language        ? "the language model is trained"
-                                                   : "training.augmentations changes the pictures"));
+                            mode.vision     ? "the vision encoder is trained"
+                            : mode.language ? "the language model is trained"
+                                            : "training.augmentations changes the pictures"));
   }
   mode.cached = possible && training.cache_features != "never";
   return mode;
@@ -140,8 +141,9 @@ ClassificationLoss classification_of(const TrainingConfig& training, const Datas
   ClassificationLoss loss{training.label_smoothing, training.class_weights};
   if (training.balanced_classes) {
     if (!loss.class_weights.empty()) {
-      throw Error(ErrorCode::kConfig, "training.balanced_classes and training.class_weights both weigh the classes; "
-                                      "keep one of them");
+      throw Error(ErrorCode::kConfig,
+                  "training.balanced_classes and training.class_weights both weigh the classes; "
+                  "keep one of them");
     }
     loss.class_weights = balanced_class_weights(train.class_counts());
   }
@@ -214,8 +216,9 @@ class Run {
     model_config_.num_classes = std::ssize(data_.train.class_names);
     model_config_.freeze_language_model = !mode_.language;
     if (training_.batch_size == 1 && model_config_.classifier.batch_norm) {
-      throw Error(ErrorCode::kConfig, "model.classifier.batch_norm needs batches of at least two; raise "
-                                      "training.batch_size, or set model.classifier.batch_norm=false");
+      throw Error(ErrorCode::kConfig,
+                  "model.classifier.batch_norm needs batches of at least two; raise "
+                  "training.batch_size, or set model.classifier.batch_norm=false");
     }
   }
 
@@ -243,8 +246,8 @@ class Run {
   int train_head(const RunFolder& folder, Head& head) {
     const auto store = options_.cache.open("features", model_fingerprint(session_));
     const auto table_of = [&](const Dataset& data) {
-      FeatureTable table = make_feature_table(data, store.get(), [this]() -> const Model& { return model(); },
-                                              options_.skip_bad);
+      FeatureTable table = make_feature_table(
+          data, store.get(), [this]() -> const Model& { return model(); }, options_.skip_bad);
       for (const std::string& message : table.skipped) warn(message);
       skipped_ += std::ssize(table.skipped);
       return table;
@@ -330,10 +333,11 @@ int run_train(Arguments arguments) {
   ModelOptions model_options;
   ThreadOption threads;
   TrainOptions train;
-  Options options({"train", "[options] --data FOLDER|FILE --output FOLDER",
-                   "Trains a head on a model's features, or model and head together: whatever the configuration doesn't\n"
-                   "freeze. Can be stopped at any time (Ctrl-C, SIGTERM, a crash) and goes on with --resume.",
-                   "vlmzoo train --config configs/internvl.yaml --data receipts/ --output runs/receipts"});
+  Options options(
+      {"train", "[options] --data FOLDER|FILE --output FOLDER",
+       "Trains a head on a model's features, or model and head together: whatever the configuration doesn't\n"
+       "freeze. Can be stopped at any time (Ctrl-C, SIGTERM, a crash) and goes on with --resume.",
+       "vlmzoo train --config configs/internvl.yaml --data receipts/ --output runs/receipts"});
   train.add_to(options);
   model_options.add_to(options);
   threads.add_to(options);

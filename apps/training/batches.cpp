@@ -48,9 +48,10 @@ BatchMaker::BatchMaker(const Model& model, const Dataset& data, BatchPlan plan)
     answers_[i] = tokenizer.encode(data.samples[i].answer);
     if (!model.info().stop_ids.empty()) answers_[i].push_back(model.info().stop_ids.front());
     if (std::ssize(answers_[i]) > plan_.max_length) {
-      throw Error(ErrorCode::kMismatch,
-                  fmt::format("{}: the answer has {} tokens, training.max_length is {}; raise it, or shorten the answer",
-                              data.samples[i].id, answers_[i].size(), plan_.max_length));
+      throw Error(
+          ErrorCode::kMismatch,
+          fmt::format("{}: the answer has {} tokens, training.max_length is {}; raise it, or shorten the answer",
+                      data.samples[i].id, answers_[i].size(), plan_.max_length));
     }
   }
 }

@@ -19,13 +19,13 @@ namespace vlmzoo::app {
 
 /// Some samples, ready for the model. I pictures, one per sample.
 struct Batch {
-  std::vector<std::int64_t> samples;  ///< indices into the dataset, of those that could be read
-  at::Tensor labels;                  ///< int64 [I]
-  ModelInputs inputs;                 ///< answers stand behind the prompts
+  std::vector<std::int64_t> samples;         ///< indices into the dataset, of those that could be read
+  at::Tensor labels;                         ///< int64 [I]
+  ModelInputs inputs;                        ///< answers stand behind the prompts
   std::vector<std::int64_t> prompt_lengths;  ///< I numbers: tokens before the answer; empty without text
   at::Tensor targets;  ///< int64 [I, L]: the token that should follow each, -100 where none counts; undefined: no text
-  at::Tensor region_pixels;  ///< pixel values of draw_regions() pictures; undefined: none
-  at::Tensor pooled;         ///< fp32 [I, C] from a feature cache, instead of `inputs`
+  at::Tensor region_pixels;          ///< pixel values of draw_regions() pictures; undefined: none
+  at::Tensor pooled;                 ///< fp32 [I, C] from a feature cache, instead of `inputs`
   std::vector<std::string> skipped;  ///< why samples are missing
 };
 

@@ -42,8 +42,7 @@ void read_original(const Checkpoint& checkpoint, const Parameter& parameter, std
   std::vector<std::byte> bytes(out.size() * size);
   checkpoint.read(parameter.name, first * size, bytes);
   const auto count = static_cast<std::int64_t>(out.size());
-  at::from_blob(out.data(), {count}, at::kFloat)
-      .copy_(at::from_blob(bytes.data(), {count}, scalar_type(entry.dtype)));
+  at::from_blob(out.data(), {count}, at::kFloat).copy_(at::from_blob(bytes.data(), {count}, scalar_type(entry.dtype)));
 }
 
 }  // namespace

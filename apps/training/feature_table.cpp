@@ -85,8 +85,8 @@ FeatureTable make_feature_table(const Dataset& data, RecordStore* cache, const s
     rows.push_back(compute(model(), std::move(waiting->image)));
     ++table.computed;
     if (cache != nullptr) {
-      cache->put(waiting->key, {reinterpret_cast<const char*>(rows.back().const_data_ptr<float>()),
-                                rows.back().nbytes()});
+      cache->put(waiting->key,
+                 {reinterpret_cast<const char*>(rows.back().const_data_ptr<float>()), rows.back().nbytes()});
     }
   }
   if (rows.empty()) throw Error(ErrorCode::kMismatch, "no picture could be read");

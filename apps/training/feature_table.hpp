@@ -15,10 +15,10 @@ namespace vlmzoo::app {
 
 /// Pooled features of a dataset, of which the vision tower makes each picture's only once.
 struct FeatureTable {
-  at::Tensor pooled;                    ///< fp32 [n, C], n samples that could be read
-  std::vector<std::int64_t> samples;    ///< their indices in the dataset
-  std::int64_t computed = 0;            ///< that weren't in the cache
-  std::vector<std::string> skipped;     ///< why samples are missing
+  at::Tensor pooled;                  ///< fp32 [n, C], n samples that could be read
+  std::vector<std::int64_t> samples;  ///< their indices in the dataset
+  std::int64_t computed = 0;          ///< that weren't in the cache
+  std::vector<std::string> skipped;   ///< why samples are missing
 };
 
 /// Fills the table: from `cache` (may be null) where it has the picture, else with `model` (called once when needed),

@@ -84,8 +84,8 @@ at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& featu
   const RegionTargets::Patches patches = (*regions_)(batch.region_pixels, hidden.size(1));
   const at::Tensor scores =
       at::linear(hidden.narrow(1, before, hidden.size(1) - before).to(at::kFloat), region_weight_, region_bias_);
-  const at::Tensor sum = at::binary_cross_entropy_with_logits(scores, patches.targets, patches.weights, {},
-                                                              at::Reduction::Sum);
+  const at::Tensor sum =
+      at::binary_cross_entropy_with_logits(scores, patches.targets, patches.weights, {}, at::Reduction::Sum);
   const double share = static_cast<double>(batch.labels.size(0)) / static_cast<double>(totals.pictures);
   return sum / (2 * patches.weights.sum().item<double>()) * share;
 }
@@ -104,8 +104,7 @@ LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool
   if (training_.classification_loss_weight > 0) {
     const at::Tensor pooled = batch.pooled.defined() ? batch.pooled : pool_image_features(features);
     const HeadOutput output = head_.forward_training(pooled.to(at::kFloat));
-    count(parts.classification,
-          classification_loss(output.logits, batch.labels, classification_, totals.label_weight),
+    count(parts.classification, classification_loss(output.logits, batch.labels, classification_, totals.label_weight),
           training_.classification_loss_weight);
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {

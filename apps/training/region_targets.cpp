@@ -68,9 +68,9 @@ RegionTargets::RegionTargets(const Model& model) : black_(values_of(model, 0)), 
 std::int64_t RegionTargets::tokens_before_patches(std::int64_t tokens) {
   if (is_square(tokens - 1)) return 1;
   if (is_square(tokens)) return 0;
-  throw Error(ErrorCode::kUnsupported,
-              fmt::format("training.region_loss_weight: the model's {} tokens per tile are no square of patches",
-                          tokens));
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("training.region_loss_weight: the model's {} tokens per tile are no square of patches", tokens));
 }
 
 RegionTargets::Patches RegionTargets::operator()(const at::Tensor& pixel_values, std::int64_t tokens) const {

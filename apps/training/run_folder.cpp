@@ -26,8 +26,9 @@ constexpr const char* kCheckpoint = "checkpoint.safetensors";
 constexpr const char* kBest = "best.safetensors";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kConfig = "config.yaml";
-constexpr const char* kResults[] = {kCheckpoint,        kBest,          kMetrics,      kConfig,          "head.safetensors",
-                                    "trained.yaml", "report.html", "predictions.csv", "temperature.json"};
+constexpr const char* kResults[] = {kCheckpoint,        kBest,          kMetrics,      kConfig,
+                                    "head.safetensors", "trained.yaml", "report.html", "predictions.csv",
+                                    "temperature.json"};
 
 /// "model.seed" -> "0" of the YAML that core writes: one key per line, sections by indentation.
 std::map<std::string, std::string> flatten(const std::string& yaml) {
@@ -80,7 +81,6 @@ RunState parse_state(const std::string& text, const std::string& where) {
   return state;
 }
 
-
 }  // namespace
 
 std::vector<std::string> training_differences(const std::string& before, const std::string& now) {
@@ -101,8 +101,8 @@ std::vector<std::string> training_differences(const std::string& before, const s
 RunFolder RunFolder::create(const fs::path& path, bool force, const std::string& config, const std::string& data) {
   std::error_code error;
   if (fs::exists(path / kConfig, error) && !force) {
-    throw Error(ErrorCode::kUsage, fmt::format("{} holds a training run; --resume goes on with it, --force begins anew",
-                                               path.string()));
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
   }
   if (fs::exists(path, error) && !fs::is_directory(path, error)) {
     throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
@@ -118,7 +118,8 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
   }
   for (const char* name : kResults) {
     fs::remove(path / name, error);
-    if (error) throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", (path / name).string(), error.message()));
+    if (error)
+      throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", (path / name).string(), error.message()));
   }
   write_file(path / kConfig, config);
   return RunFolder(path, data);
@@ -190,7 +191,8 @@ std::vector<OrderedJson> RunFolder::metrics() const {
   std::istringstream lines(read_file(path_ / kMetrics));
   for (std::string line; std::getline(lines, line);) {
     OrderedJson json = OrderedJson::parse(line, nullptr, /*allow_exceptions=*/false);
-    if (json.is_object() && json.contains("step") && json["step"].is_number_integer()) result.push_back(std::move(json));
+    if (json.is_object() && json.contains("step") && json["step"].is_number_integer())
+      result.push_back(std::move(json));
   }
   return result;
 }

@@ -33,8 +33,8 @@ class RunFolder {
   /// on with it, --force begins anew), kIo.
   static RunFolder create(const std::filesystem::path& path, bool force, const std::string& config,
                           const std::string& data);
-  /// One that is there. Errors: kNotFound; kConfig, naming every key that differs, when `config` would compute something
-  /// else; kMismatch for other data.
+  /// One that is there. Errors: kNotFound; kConfig, naming every key that differs, when `config` would compute
+  /// something else; kMismatch for other data.
   static RunFolder open(const std::filesystem::path& path, const std::string& config, const std::string& data);
 
   const std::filesystem::path& path() const { return path_; }

@@ -209,8 +209,8 @@ void Trainer::take_step(Window& window) {
     samples.insert(samples.end(), more.begin(), more.end());
   }
   const StepTotals totals = train_.totals(samples);
-  const bool language = static_cast<double>(state_.step) >=
-                        training_.language_loss_from * static_cast<double>(plan_.total_steps());
+  const bool language =
+      static_cast<double>(state_.step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
   const auto undo = [&] { copy_tensors("buffers", objective_.buffers(), buffers); };
   LossParts loss;
   try {
@@ -224,7 +224,8 @@ void Trainer::take_step(Window& window) {
     undo();
     throw;
   }
-  const double norm = clip_gradients(optimizer_.tensors(), training_.gradient_clip > 0 ? training_.gradient_clip : 1e300);
+  const double norm =
+      clip_gradients(optimizer_.tensors(), training_.gradient_clip > 0 ? training_.gradient_clip : 1e300);
   if (!std::isfinite(loss.total) || !std::isfinite(norm)) {
     undo();
     throw Error(ErrorCode::kMismatch,

@@ -43,7 +43,7 @@ class StepPlan {
     std::int64_t begin = 0, end = 0;  // in the epoch's order
   };
   std::int64_t samples_, seed_, steps_per_epoch_ = 0, total_steps_ = 0;
-  std::vector<Range> batches_;              // of one epoch
+  std::vector<Range> batches_;             // of one epoch
   std::vector<std::int64_t> first_batch_;  // of each step of one epoch
   mutable std::mutex mutex_;
   mutable std::int64_t ordered_epoch_ = -1;
