@@ -7,8 +7,10 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <memory>
 
-#include "vlmzoo/autocast.hpp"
+#include "vlmzoo/nn/autocast.hpp"
+#include "vlmzoo/nn/recompute.hpp"
 #include "vlmzoo/weights.hpp"
 
 namespace vlmzoo::app {
@@ -69,10 +71,9 @@ std::vector<NamedTensor> Objective::state() const {
   return result;
 }
 
-at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const {
-  const std::int64_t rows = batch.inputs.input_ids.size(0), length = batch.inputs.input_ids.size(1);
-  const auto cache = model_->new_cache(rows, length);
-  const TextOutput output = model_->forward(batch.inputs, &features, *cache);
+at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
+                                    const StepTotals& totals) const {
+  const TextOutput output = model_->forward(batch.inputs, &features, cache);
   return language_loss(
       output.last_hidden_state, batch.targets, [this](const at::Tensor& x) { return model_->lm_head(x); },
       {.label_smoothing = 0}, static_cast<double>(totals.answer_tokens));
@@ -92,6 +93,8 @@ at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& featu
 
 LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+  const RecomputeScope recompute(training_.memory_efficient);
+  std::unique_ptr<KvCache> cache;  // outlives the backward pass, which may use it again
   LossParts parts;
   at::Tensor total;
   const auto count = [&](std::optional<double>& part, const at::Tensor& loss, double weight) {
@@ -108,7 +111,8 @@ LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool
           training_.classification_loss_weight);
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
-    count(parts.language, language_part(batch, features, totals), training_.language_loss_weight);
+    cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
+    count(parts.language, language_part(batch, features, *cache, totals), training_.language_loss_weight);
   }
   if (regions_ && batch.region_pixels.defined()) {
     count(parts.region, region_part(batch, features, totals), training_.region_loss_weight);
