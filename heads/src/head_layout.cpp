@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -101,6 +102,9 @@ void check_head_config(const HeadConfig& config, const std::string& where, Error
                      in_quotes(classifier.activation)));
   }
 
+  if (!(config.temperature > 0) || !std::isfinite(config.temperature)) {
+    fail(fmt::format("temperature is {}; expected a positive number", config.temperature));
+  }
   if (config.class_names.empty() || std::ssize(config.class_names) > kMaxClasses) {
     fail(fmt::format("{} classes; expected 1 to {}", config.class_names.size(), kMaxClasses));
   }

@@ -23,8 +23,8 @@ namespace vlmzoo {
 /// all tiles of each picture. Error: kMismatch for shapes that don't fit, or a picture without a valid token.
 at::Tensor pool_image_features(const ImageFeatures& features);
 
-/// Softmax over the last dimension, in fp32.
-at::Tensor probabilities(const at::Tensor& logits);
+/// Softmax of logits / temperature over the last dimension, in fp32.
+at::Tensor probabilities(const at::Tensor& logits, double temperature = 1);
 
 /// What a head is made for and of; stored in its file.
 struct HeadConfig {
@@ -34,6 +34,7 @@ struct HeadConfig {
   std::int64_t vocab_size = 0;        ///< V when the response generator has weights of its own; 0: it shares lm_head
   ClassifierConfig classifier;
   std::vector<std::string> class_names;  ///< K names, never empty
+  double temperature = 1;                ///< of calibrated probabilities(), fitted on validation data after training
 };
 
 /// The head that `config` asks for on the model `info`; classes without names are "0", "1", …. Error: kConfig.
