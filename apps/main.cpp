@@ -34,6 +34,7 @@ constexpr std::array kVerbs = {
     Verb{"eval", "tell how good a model is on labelled pictures", run_eval},
     Verb{"init", "write a checkpoint with random weights", run_init},
     Verb{"synth", "draw pictures to train and test on", run_synth},
+    Verb{"train", "train a head, or model and head", run_train},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
     Verb{"bench", "measure load time, speed and memory", run_bench},
 };

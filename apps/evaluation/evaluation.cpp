@@ -137,7 +137,8 @@ Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options) {
 
 void calibrate(ModelRun& run, const ModelRun& validation) {
   const Predictions logits = scored(validation);
-  if (logits.labels.empty()) return;
+  constexpr std::size_t kFewest = 10;  // of fewer pictures it would be noise
+  if (logits.labels.size() < kFewest) return;
   run.temperature = fit_temperature(logits);
   run.calibration_items = std::ssize(logits.labels);
   run.temperature_source = "validation";

@@ -56,7 +56,7 @@ struct Evaluation {
 Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options = {});
 
 /// Sets `run`'s temperature to the one that suits `validation`, a run of the same model over other pictures; leaves it
-/// alone where that has no labelled prediction.
+/// alone where that has fewer than 10 labelled predictions.
 void calibrate(ModelRun& run, const ModelRun& validation);
 
 /// n, accuracy, accuracy_ci, accuracy_ci_exact, balanced_accuracy, macro_f1, ece, nll, per_class, confusion, …:

@@ -66,7 +66,7 @@ std::string temperature_text(const Evaluation& evaluation) {
                        grouped(evaluation.calibration_items));
   }
   if (source == "head") return fmt::format("{:.3f}, from the head file", evaluation.temperature);
-  return "1 (not fitted: there is no validation split beside the pictures evaluated)";
+  return "1 (not fitted: no 10 pictures of a validation split beside those evaluated)";
 }
 
 std::string latency_text(const LatencySummary& latency) {

@@ -67,13 +67,14 @@ void add_metrics(Page& page, const Evaluation& e) {
       calibration("calibration error", e.metrics.calibration_error, e.uncalibrated.calibration_error),
   };
   page.table({"metric", ">value", "95 % interval"}, rows);
-  page.paragraph(e.temperature_source == "validation"
-                     ? fmt::format("Probabilities are at temperature {:.3f}, fitted on {} pictures of the validation "
-                                   "split.",
-                                   e.temperature, grouped(e.calibration_items))
-                 : e.temperature_source == "head"
-                     ? fmt::format("Probabilities are at temperature {:.3f}, which the head file holds.", e.temperature)
-                     : "No temperature was fitted: there is no validation split beside the pictures evaluated.");
+  page.paragraph(
+      e.temperature_source == "validation"
+          ? fmt::format("Probabilities are at temperature {:.3f}, fitted on {} pictures of the validation "
+                        "split.",
+                        e.temperature, grouped(e.calibration_items))
+      : e.temperature_source == "head"
+          ? fmt::format("Probabilities are at temperature {:.3f}, which the head file holds.", e.temperature)
+          : "No temperature was fitted: there are no 10 pictures of a validation split beside those evaluated.");
   add_class_table(page, e);
 }
 
