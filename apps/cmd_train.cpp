@@ -63,7 +63,12 @@ struct TrainingData {
 
 TrainingData load_data(const TrainOptions& options, const Session& session) {
   const ModelConfig& model = session.config().model;
-  DataRequest request = with_classes({options.data, "train", options.limit, options.skip_bad}, session);
+  DataRequest request;
+  request.path = options.data;
+  request.split = "train";
+  request.limit = options.limit;
+  request.skip_bad = options.skip_bad;
+  request = with_classes(std::move(request), session);
   if (request.class_names.empty() && session.config().origins.contains("model.num_classes")) {
     request.num_classes = model.num_classes;
   }
@@ -252,17 +257,18 @@ class Run {
       skipped_ += std::ssize(table.skipped);
       return table;
     };
-    const FeatureTable train = table_of(data_.train),
+    const FeatureTable features = table_of(data_.train),
                        validation = data_.validation.samples.empty() ? FeatureTable{} : table_of(data_.validation);
     vlmzoo::info(fmt::format("features of {} pictures, {} of them computed now, the rest cached",
-                             train.samples.size() + validation.samples.size(), train.computed + validation.computed));
+                             features.samples.size() + validation.samples.size(),
+                             features.computed + validation.computed));
     model_.reset();
     release_freed_memory();
     const std::vector<std::int64_t> train_labels = labels_of(data_.train), all = labels_of(data_.validation);
     std::vector<std::int64_t> labels;
     for (const std::int64_t sample : validation.samples) labels.push_back(all[static_cast<std::size_t>(sample)]);
     Objective objective(nullptr, head, training_, classification_);
-    return train(folder, head, objective, source_of(train, train_labels, classification_),
+    return train(folder, head, objective, source_of(features, train_labels, classification_),
                  source_of(validation, all, classification_), labels);
   }
 

@@ -10,7 +10,9 @@
 #include "vlmzoo/heads.hpp"
 
 namespace vlmzoo {
-at::Tensor probabilities(const at::Tensor& logits) { return at::softmax(logits, -1, at::kFloat); }
+at::Tensor probabilities(const at::Tensor& logits, double temperature) {
+  return at::softmax(temperature == 1 ? logits : logits.to(at::kFloat).div(temperature), -1, at::kFloat);
+}
 
 HeadConfig head_config(const ModelInfo& info, const ModelConfig& config) {
   HeadConfig result{info.model_type,  info.num_features, info.text_hidden_size,

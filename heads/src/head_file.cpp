@@ -42,6 +42,19 @@ std::int64_t integer_of(const Metadata& metadata, const std::string& key, const 
   return value;
 }
 
+/// Absent in files without a fitted one.
+double temperature_of(const Metadata& metadata, const std::string& where) {
+  const auto it = metadata.find("temperature");
+  if (it == metadata.end()) return 1;
+  const std::string& text = it->second;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    corrupt(where, fmt::format("temperature in its metadata is {}; expected a number", in_quotes(text)));
+  }
+  return value;
+}
+
 std::vector<std::string> parse_class_names(const std::string& text, const std::string& where) {
   const Json names = parse_json(text, where + ": class_names");
   std::vector<std::string> result;
@@ -122,6 +135,7 @@ HeadConfig parse_metadata(const SafetensorsFile& file) {
   config.vocab_size = metadata.contains("vocab_size") ? integer_of(metadata, "vocab_size", where) : 0;
   config.class_names = parse_class_names(text_of(metadata, "class_names", where), where);
   config.classifier = parse_classifier(text_of(metadata, "classifier", where), where);
+  config.temperature = temperature_of(metadata, where);
   check_head_config(config, where, ErrorCode::kCorrupt);
   return config;
 }
@@ -240,6 +254,7 @@ void save_head(const std::filesystem::path& path, const Head& head) {
                        {"class_names", Json(config.class_names).dump()},
                        {"classifier", json_of(config.classifier)}};
   if (config.vocab_size > 0) metadata["vocab_size"] = std::to_string(config.vocab_size);
+  if (config.temperature != 1) metadata["temperature"] = fmt::format("{}", config.temperature);  // reads back exactly
 
   write_tensors(path, head.tensors(), metadata);
 }

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -119,6 +120,9 @@ void check_head_config(const HeadConfig& config, const std::string& where, Error
   check_width("vocab_size", config.vocab_size, 0, where, code);
 
   check_classifier(config.classifier, where, code);
+  if (!(config.temperature > 0) || !std::isfinite(config.temperature)) {
+    fail(fmt::format("temperature is {}; expected a positive number", config.temperature));
+  }
   if (config.class_names.empty() || std::ssize(config.class_names) > kMaxClasses) {
     fail(fmt::format("{} classes; expected 1 to {}", config.class_names.size(), kMaxClasses));
   }

@@ -32,8 +32,8 @@ at::Tensor attention_pool(const ImageFeatures& features, const at::Tensor& query
 /// that gave `text`. Error: kMismatch.
 at::Tensor last_positions(const ModelInputs& inputs, const TextOutput& text);
 
-/// Softmax over the last dimension, in fp32.
-at::Tensor probabilities(const at::Tensor& logits);
+/// Softmax of logits / temperature over the last dimension, in fp32.
+at::Tensor probabilities(const at::Tensor& logits, double temperature = 1);
 
 /// What a head is made for and of; stored in its file.
 struct HeadConfig {
@@ -43,6 +43,7 @@ struct HeadConfig {
   std::int64_t vocab_size = 0;        ///< V when the response generator has weights of its own; 0: it shares lm_head
   ClassifierConfig classifier;
   std::vector<std::string> class_names;  ///< K names, never empty
+  double temperature = 1;                ///< of calibrated probabilities(), fitted on validation data after training
 };
 
 /// The head that `config` asks for on the model `info`; classes without names are "0", "1", …. Error: kConfig.
