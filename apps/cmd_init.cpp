@@ -235,7 +235,8 @@ void write_checkpoint(const Registry& registry, const InitOptions& init) {
   std::int64_t count = 0;
   for (const Role role : kRoles) count += model->parameters().count(role);
   print(fmt::format("{}: {} with random weights (seed {}), {} parameters, {} in {}\n", init.output,
-                    model->info().model_type, init.seed, grouped(count), format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
+                    model->info().model_type, init.seed, grouped(count),
+                    format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
 }
 
 }  // namespace

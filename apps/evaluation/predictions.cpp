@@ -247,6 +247,8 @@ class Predictor {
     run_.precision = session.precision();
     run_.weight_bytes = classifier_.plan().parameters().bytes(run_.precision, classifier_.roles());
     run_.fresh_head = classifier_.fresh();
+    run_.temperature = classifier_.head().config().temperature;
+    if (run_.temperature != 1) run_.temperature_source = "head";
   }
 
   ModelRun run() {
