@@ -18,6 +18,7 @@
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -43,8 +44,7 @@ Classified classify(const Model& model, const Head& head, const std::filesystem:
   const auto start = std::chrono::steady_clock::now();
   Request request;
   request.images.push_back(load_image(file));
-  const ModelInputs inputs = model.preprocess({&request, 1}, /*vision_only=*/true);
-  const HeadOutput output = head.forward(model.encode_images(inputs));
+  const HeadOutput output = run_head(model, head, request);
   const at::Tensor probability = probabilities(output.logits, head.config().temperature).cpu().contiguous();
   if (!probability.isfinite().all().item<bool>()) {
     throw Error(ErrorCode::kInternal,
@@ -163,7 +163,7 @@ int run_classify(Arguments arguments) {
   if (!output_path.empty()) output.emplace(output_path);
 
   const at::NoGradGuard no_grad;
-  const auto model = session.create({.roles = RoleSet::vision_only()});
+  const auto model = session.create({.roles = head_roles(session.config().model)});
   const Head head = open_head(*model, session.config().model);
   const Outcome outcome = classify_all(*model, head, files, unsure_below);
 

@@ -65,6 +65,12 @@ std::vector<std::string> parse_class_names(const std::string& text, const std::s
   return result;
 }
 
+/// What makes the variants, by the names in files and configurations.
+std::vector<std::pair<const char*, std::string*>> variant_keys(ClassifierConfig& config) {
+  return {
+      {"type", &config.type}, {"features", &config.features}, {"pooling", &config.pooling}, {"prompt", &config.prompt}};
+}
+
 ClassifierConfig parse_classifier(const std::string& text, const std::string& where) {
   const Json json = parse_json(text, where + ": classifier");
   const auto field = [&](const char* key, const char* expected, auto&& fits) -> const Json& {
@@ -85,8 +91,13 @@ ClassifierConfig parse_classifier(const std::string& text, const std::string& wh
   config.hidden_dims = field("hidden_dims", "a list of integers", list_of(is_integer)).get<std::vector<std::int64_t>>();
   config.dropout_rates = field("dropout_rates", "a list of numbers", list_of(is_number)).get<std::vector<double>>();
   config.batch_norm = field("batch_norm", "true or false", [](const Json& v) { return v.is_boolean(); }).get<bool>();
-  config.activation = field("activation", "a text", [](const Json& v) { return v.is_string(); }).get<std::string>();
-  return config;
+  const auto is_text = [](const Json& value) { return value.is_string(); };
+  config.activation = field("activation", "a text", is_text).get<std::string>();
+  // Absent in files from before there were variants.
+  for (const auto& [key, member] : variant_keys(config)) {
+    if (json.contains(key)) *member = field(key, "a text", is_text).get<std::string>();
+  }
+  return in_use(config);
 }
 
 std::string json_of(const ClassifierConfig& config) {
@@ -95,6 +106,13 @@ std::string json_of(const ClassifierConfig& config) {
   json["dropout_rates"] = config.dropout_rates;
   json["batch_norm"] = config.batch_norm;
   json["activation"] = config.activation;
+  json["type"] = config.type;
+  json["features"] = config.features;
+  if (config.features == "vision") {
+    json["pooling"] = config.pooling;
+  } else {
+    json["prompt"] = config.prompt;
+  }
   return json.dump();
 }
 
@@ -122,9 +140,26 @@ HeadConfig parse_metadata(const SafetensorsFile& file) {
   return config;
 }
 
-bool same(const ClassifierConfig& a, const ClassifierConfig& b) {
-  return a.hidden_dims == b.hidden_dims && a.dropout_rates == b.dropout_rates && a.batch_norm == b.batch_norm &&
-         a.activation == b.activation;
+/// What `config` asks for; keys that it leaves at their defaults are the file's.
+ClassifierConfig asked_of(const ClassifierConfig& config, const ClassifierConfig& file) {
+  const ClassifierConfig defaults;
+  ClassifierConfig asked = in_use(config);
+  asked.prompt = config.prompt;
+  const auto settle = [&](auto member) {
+    if (config.*member == defaults.*member) asked.*member = file.*member;
+  };
+  using C = ClassifierConfig;
+  settle(&C::type);
+  settle(&C::features);
+  settle(&C::pooling);
+  settle(&C::prompt);
+  if (config.type != "linear") {
+    settle(&C::hidden_dims);
+    settle(&C::dropout_rates);
+    settle(&C::batch_norm);
+    settle(&C::activation);
+  }
+  return asked;
 }
 
 bool unnamed(const std::vector<std::string>& names) {
@@ -175,9 +210,10 @@ HeadConfig reconcile(HeadConfig file, const ModelInfo& info, const ModelConfig& 
                             info.vocab_size);
   }
   file.class_names = reconcile_classes(file.class_names, config, problems);
-  if (!same(file.classifier, config.classifier) && !same(config.classifier, ClassifierConfig{})) {
-    problems += fmt::format("; its classifier is {}, the configuration's is {}", json_of(file.classifier),
-                            json_of(config.classifier));
+  const std::string classifier = json_of(file.classifier),
+                    asked = json_of(asked_of(config.classifier, file.classifier));
+  if (classifier != asked) {
+    problems += fmt::format("; its classifier is {}, the configuration's is {}", classifier, asked);
   }
   if (!problems.empty()) {
     throw Error(ErrorCode::kMismatch,
