@@ -6,8 +6,10 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <optional>
 
 #include "cache.hpp"
+#include "checkpoint_writer.hpp"
 #include "commands.hpp"
 #include "data/dataset.hpp"
 #include "evaluation/evaluation.hpp"
@@ -29,7 +31,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct TrainOptions {
-  std::string data, output;
+  std::string data, output, dtype;
   std::int64_t limit = 0;
   bool resume = false, force = false, skip_bad = false;
   CacheOptions cache;
@@ -41,6 +43,8 @@ struct TrainOptions {
         "resume", po::bool_switch(&resume), "go on with the run in --output")("force", po::bool_switch(&force),
                                                                               "begin anew where --output holds a run")(
         "skip-bad", po::bool_switch(&skip_bad), "leave rows and pictures that can't be read out, and count them");
+    options.add()("dtype", po::value(&dtype)->value_name("TYPE"),
+                  "of the trained model's file: bf16, fp16 or fp32; default: that of the checkpoint it began with");
     cache.add_to(options);
   }
 };
@@ -326,7 +330,9 @@ class Run {
     save_head(folder.path() / "head.safetensors", Head(config, head_.tensors()));
     std::string overrides = "model:\n  head: head.safetensors\n";
     if (model_ && !model_->parameters().trainable.empty()) {
-      export_model(*model_, model_config_, folder.path() / "model");
+      std::optional<DType> dtype;
+      if (!options_.dtype.empty()) dtype = parse_dtype(options_.dtype);
+      export_model(*model_, model_config_, folder.path() / "model", dtype);
       overrides += "  pretrained_path: model\n  pretrained: true\n";
     }
     write_file(folder.path() / "trained.yaml", "extends: config.yaml\n" + overrides);
@@ -414,6 +420,7 @@ int run_train(Arguments arguments) {
   if (!options.parse(arguments)) return 0;
   if (train.data.empty()) throw Error(ErrorCode::kUsage, "--data is missing");
   if (train.output.empty()) throw Error(ErrorCode::kUsage, "--output is missing");
+  if (!train.dtype.empty()) parse_dtype(train.dtype);
   if (train.resume && train.force) throw Error(ErrorCode::kUsage, "--resume and --force exclude each other");
   host.apply();
   threads.apply(options);
