@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <optional>
 
+#include "checkpoint_writer.hpp"
 #include "commands.hpp"
 #include "output.hpp"
 #include "output_folder.hpp"
-#include "random_weights.hpp"
 #include "session.hpp"
 #include "table.hpp"
 #include "vlmzoo/error.hpp"
@@ -51,13 +51,6 @@ void InitOptions::add_to(Options& options) {
       "generation", po::value(&generation)->value_name("FILE"), "generation_config.json to copy")(
       "force", po::bool_switch(&force), "replace the checkpoint in --output")(
       "list-presets", po::bool_switch(&list_presets), "list the presets of all plugins and end");
-}
-
-DType parse_dtype(const std::string& text) {
-  if (text == "bf16") return DType::kBF16;
-  if (text == "fp16") return DType::kF16;
-  if (text == "fp32") return DType::kF32;
-  throw Error(ErrorCode::kUsage, fmt::format("--dtype is '{}'; expected bf16, fp16 or fp32", text));
 }
 
 /// The name that torch and config.json have for it.
@@ -212,17 +205,8 @@ void check_tokenizer(const std::filesystem::path& file, const Model& model) {
   }
 }
 
-void check_space(const std::filesystem::path& folder, std::uint64_t needed) {
-  std::error_code error;
-  const auto space = std::filesystem::space(folder, error);
-  if (!error && space.available < needed) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: {} are free, the weights need {}", folder.parent_path().string(),
-                                            format_bytes(space.available), format_bytes(needed)));
-  }
-}
-
 void write_checkpoint(const Registry& registry, const InitOptions& init) {
-  const RandomWeights weights{parse_dtype(init.dtype), init.seed, parse_size(init.max_shard_size)};
+  const CheckpointFormat format{parse_dtype(init.dtype), parse_size(init.max_shard_size)};
   std::filesystem::path tokenizer = init.tokenizer;
   if (std::filesystem::is_directory(tokenizer)) tokenizer /= "tokenizer.json";
   const Source source = read_source(registry, init);
@@ -235,15 +219,17 @@ void write_checkpoint(const Registry& registry, const InitOptions& init) {
   if (source.generation.empty()) {
     write_file(folder.temporary() / "generation_config.json", to_text({{"eos_token_id", model->info().stop_ids}}));
   }
-  const std::uint64_t bytes = total_bytes(model->parameters(), weights.dtype);
-  check_space(folder.temporary(), bytes);
-  write_random_weights(model->parameters(), weights, folder.temporary());
+  const auto formula = [&](const Parameter& parameter, std::uint64_t first, std::span<float> out) {
+    fill_formula(parameter.name, parameter.shape, init.seed, first, out);
+  };
+  write_weights(model->parameters(), format, formula, "writing random weights", folder.temporary());
   folder.commit();
 
   std::int64_t count = 0;
   for (const Role role : kRoles) count += model->parameters().count(role);
   print(fmt::format("{}: {} with random weights (seed {}), {} parameters, {} in {}\n", init.output,
-                    model->info().model_type, init.seed, grouped(count), format_bytes(bytes), init.dtype));
+                    model->info().model_type, init.seed, grouped(count),
+                    format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
 }
 
 }  // namespace

@@ -48,6 +48,11 @@ std::vector<std::filesystem::path> collect_pictures(std::span<const std::string>
   return result;
 }
 
+bool is_fault_of_picture(ErrorCode code) {
+  return code == ErrorCode::kNotFound || code == ErrorCode::kIo || code == ErrorCode::kUnsupported ||
+         code == ErrorCode::kCorrupt || code == ErrorCode::kMemory;
+}
+
 std::vector<Image> load_images(std::span<const std::string> files) {
   std::vector<Image> result;
   for (const std::string& file : files) result.push_back(load_image(file));

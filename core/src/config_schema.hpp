@@ -62,6 +62,10 @@ void visit_keys(AnyConfig& config, Visitor& visit) {
   visit("model.classifier.dropout_rates", classifier.dropout_rates, Lengths{16}, Interval{0, 1, false, true});
   visit("model.classifier.batch_norm", classifier.batch_norm);
   visit("model.classifier.activation", classifier.activation, OneOf{"gelu | relu | silu | tanh"});
+  visit("model.classifier.type", classifier.type, OneOf{"mlp | linear"});
+  visit("model.classifier.features", classifier.features, OneOf{"vision | multimodal"});
+  visit("model.classifier.pooling", classifier.pooling, OneOf{"model | mean | attention"});
+  visit("model.classifier.prompt", classifier.prompt, NotEmpty{});
 
   auto& training = config.training;
   visit("training.epochs", training.epochs, Between{1, 1'000'000});
@@ -72,6 +76,26 @@ void visit_keys(AnyConfig& config, Visitor& visit) {
   visit("training.learning_rate", training.learning_rate, Interval{0, 100, true});
   visit("training.weight_decay", training.weight_decay, Interval{0, 100});
   visit("training.gradient_clip", training.gradient_clip, Interval{0, 1e6});
+  visit("training.max_steps", training.max_steps, Between{0, 1'000'000'000});
+  visit("training.optimizer", training.optimizer, OneOf{"adamw | muon"});
+  visit("training.lr_scheduler_type", training.lr_scheduler_type, OneOf{"cosine | linear | constant"});
+  visit("training.ema_decay", training.ema_decay, Interval{0, 1, false, true});
+  visit("training.label_smoothing", training.label_smoothing, Interval{0, 1, false, true});
+  visit("training.balanced_classes", training.balanced_classes);
+  visit("training.class_weights", training.class_weights, Lengths{10000}, Interval{0, 1e6, true});
+  visit("training.classification_loss_weight", training.classification_loss_weight, Interval{0, 1e6});
+  visit("training.language_loss_weight", training.language_loss_weight, Interval{0, 1e6});
+  visit("training.language_loss_from", training.language_loss_from, Interval{0, 1});
+  visit("training.region_loss_weight", training.region_loss_weight, Interval{0, 1e6});
+  visit("training.prompt", training.prompt);
+  visit("training.augmentations", training.augmentations, Lengths{8}, OneOf{"flip | rotate | brightness"});
+  visit("training.cache_features", training.cache_features, OneOf{"auto | always | never"});
+  visit("training.early_stopping_patience", training.early_stopping_patience, Between{0, 1'000'000});
+  visit("training.max_eval_samples", training.max_eval_samples, Between{0, 1'000'000'000});
+  visit("training.eval_steps", training.eval_steps, Between{0, 1'000'000'000});
+  visit("training.save_steps", training.save_steps, Between{0, 1'000'000'000});
+  visit("training.logging_steps", training.logging_steps, Between{1, 1'000'000'000});
+  visit("training.seed", training.seed, Between{0, kAny});
   visit("training.fp16", training.fp16);
   visit("training.bf16", training.bf16);
   visit("training.flash_attention", training.flash_attention);

@@ -1,0 +1,385 @@
+#include "evaluation/predictions.hpp"
+
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+#include <algorithm>
+#include <chrono>
+#include <exception>
+#include <fstream>
+#include <optional>
+#include <utility>
+
+#include "data/picture_stream.hpp"
+#include "output.hpp"
+#include "pictures.hpp"
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/files.hpp"
+#include "vlmzoo/generation.hpp"
+#include "vlmzoo/heads.hpp"
+#include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/json.hpp"
+#include "vlmzoo/log.hpp"
+#include "vlmzoo/progress.hpp"
+#include "vlmzoo/system.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double milliseconds_since(Clock::time_point start) {
+  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
+}
+
+/// From here on peak_memory() counts from what the process has now, where the kernel allows it.
+void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
+
+/// "0", "1", …: names that say nothing.
+bool numbered(const std::vector<std::string>& names) {
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (names[i] != std::to_string(i)) return false;
+  }
+  return true;
+}
+
+/// What a picture gives, as the cache keeps it.
+struct Outputs {
+  std::vector<double> logits;
+  std::string answer;
+  double latency_ms = 0, answer_ms = 0;
+};
+
+std::string to_record(const Outputs& outputs) {
+  return Json{{"logits", outputs.logits},
+              {"answer", outputs.answer},
+              {"latency_ms", outputs.latency_ms},
+              {"answer_ms", outputs.answer_ms}}
+      .dump();
+}
+
+Outputs from_record(const std::string& record) {
+  const Json json = Json::parse(record);
+  return {json.at("logits").get<std::vector<double>>(), json.at("answer").get<std::string>(),
+          json.at("latency_ms").get<double>(), json.at("answer_ms").get<double>()};
+}
+
+std::vector<double> finite_logits(const at::Tensor& logits) {
+  const at::Tensor values = logits.to(at::kCPU, at::kDouble).reshape({-1}).contiguous();
+  if (!values.isfinite().all().item<bool>()) {
+    throw Error(ErrorCode::kInternal,
+                "the logits of the classes are not finite; the weights may be damaged, or a precision too narrow for "
+                "them (try --precision fp32)");
+  }
+  return {values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel()};
+}
+
+/// A model, loaded when it is first used, with its head.
+class Classifier {
+ public:
+  Classifier(const Session& session, const PredictOptions& options)
+      : session_(session),
+        roles_(options.answers ? RoleSet::all() : RoleSet::vision_only()),
+        plan_(session.create({.plan_only = true, .roles = roles_})),
+        head_(make_head(plan_->info(), session.config().model, &fresh_)),
+        generation_(session.config().generation) {
+    if (options.answers && !session.config().model.multimodal) session.create({.roles = roles_});  // says why not
+    generation_.temperature = 0;
+  }
+
+  const Head& head() const { return head_; }
+  const Model& plan() const { return *plan_; }
+  RoleSet roles() const { return roles_; }
+  bool fresh() const { return fresh_; }
+  bool loaded() const { return model_ != nullptr; }
+  double load_seconds() const { return load_seconds_; }
+  const GenerationConfig& generation() const { return generation_; }
+
+  /// `question`: null asks nothing. Nothing when Ctrl-C cut the answer short.
+  std::optional<Outputs> run(Image image, const std::string* question) {
+    load();
+    Request request;
+    request.images.push_back(std::move(image));
+    if (question == nullptr) return classify(request);
+    request.text = *question;
+    return ask(request);
+  }
+
+ private:
+  void load() {
+    if (model_) return;
+    const auto start = Clock::now();
+    model_ = session_.create({.roles = roles_});
+    load_seconds_ = milliseconds_since(start) / 1e3;
+    // The first run sets up kernels and memory; its time is nobody's latency.
+    Request request;
+    const std::int64_t side = model_->info().image_size;
+    request.images.push_back({side, side, std::vector<std::uint8_t>(static_cast<std::size_t>(side * side * 3), 128)});
+    classify(request);
+  }
+
+  Outputs classify(const Request& request) const {
+    const auto start = Clock::now();
+    const ModelInputs inputs = model_->preprocess({&request, 1}, /*vision_only=*/true);
+    Outputs outputs;
+    outputs.logits = finite_logits(head_.forward(model_->encode_images(inputs)).logits);
+    outputs.latency_ms = milliseconds_since(start);
+    return outputs;
+  }
+
+  std::optional<Outputs> ask(const Request& request) const {
+    const auto start = Clock::now();
+    const ModelInputs inputs = model_->preprocess({&request, 1});
+    const double before = milliseconds_since(start);
+    Outputs outputs;
+    double head_ms = 0;
+    const auto on_prefill = [&](const ImageFeatures* features, const TextOutput&) {
+      const auto head_start = Clock::now();
+      outputs.logits = finite_logits(head_.forward(*features).logits);
+      head_ms = milliseconds_since(head_start);
+    };
+    GenerationTimes times;
+    const Answer answer = generate(*model_, inputs, generation_, {}, &times, on_prefill).at(0);
+    if (answer.finish == FinishReason::kInterrupted) return std::nullopt;
+    outputs.answer = answer.text;
+    outputs.answer_ms = milliseconds_since(start) - head_ms;
+    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class needs no text
+    return outputs;
+  }
+
+  const Session& session_;
+  RoleSet roles_;
+  std::unique_ptr<Model> plan_, model_;
+  bool fresh_ = false;
+  Head head_;
+  GenerationConfig generation_;
+  double load_seconds_ = 0;
+};
+
+/// What results depend on beside the model's fingerprint and the picture.
+class ResultKeys {
+ public:
+  ResultKeys(const Session& session, const Classifier& classifier, const PredictOptions& options)
+      : answers_(options.answers) {
+    const std::string& head = session.config().model.head;
+    const std::string& resolved = session.config().resolved;
+    parts_ = {head.empty() ? "fresh head " + sha256(std::as_bytes(std::span(resolved))) : sha256_of_file(head)};
+    const GenerationConfig& g = classifier.generation();
+    if (answers_) {
+      parts_.push_back(
+          fmt::format("{} {} {} {}", g.max_new_tokens, g.repetition_penalty, g.stop.size(), fmt::join(g.stop, "\n")));
+    }
+  }
+
+  RecordKey picture(const std::string& hash, const std::string& question) const {
+    return key("picture", {hash, answers_ ? question : ""});
+  }
+  RecordKey run() const { return key("run", {}); }
+
+ private:
+  RecordKey key(const std::string& what, std::vector<std::string> more) const {
+    more.push_back(what);
+    more.insert(more.end(), parts_.begin(), parts_.end());
+    return record_key(more);
+  }
+
+  bool answers_;
+  std::vector<std::string> parts_;
+};
+
+/// A picture ready to be computed, or its result of an earlier run.
+struct Item {
+  std::optional<Image> image;
+  std::optional<Outputs> outputs;
+  RecordKey key{};
+};
+
+/// The question about a sample: its own, else the caller's, else what the model was trained with.
+std::string question_about(const Sample& sample, const PredictOptions& options, const Config& config) {
+  if (!sample.question.empty()) return sample.question;
+  const std::string& question = options.question.empty() ? config.training.prompt : options.question;
+  if (question.empty()) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: the data has no question for it; --prompt gives one for all", sample.id));
+  }
+  return question;
+}
+
+Prediction empty_prediction(const Sample& sample, const PredictOptions& options, const Config& config) {
+  Prediction prediction;
+  prediction.sample_id = sample.id;
+  prediction.image = sample.image;
+  prediction.label = sample.label;
+  prediction.expected_answer = sample.answer;
+  if (options.answers) prediction.question = question_about(sample, options, config);
+  return prediction;
+}
+
+std::string listed(const std::vector<std::string>& names) {
+  constexpr std::size_t kShown = 10;
+  const std::span<const std::string> first(names.data(), std::min(names.size(), kShown));
+  return fmt::format("{} ({}{})", names.size(), fmt::join(first, ", "), names.size() > kShown ? ", …" : "");
+}
+
+/// The classes of both. Error: kMismatch unless they are the same.
+std::vector<std::string> agreed_classes(const std::vector<std::string>& head, const std::vector<std::string>& data) {
+  if (data.empty()) return head;
+  const bool same_names = head == data || numbered(head) || numbered(data);
+  if (head.size() != data.size() || !same_names) {
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("the classes of the head and of the data are not the same: {} against {}; use a head that "
+                            "was trained for these classes, or name them in model.id2label",
+                            listed(head), listed(data)));
+  }
+  return numbered(head) ? data : head;
+}
+
+/// One run of predict().
+class Predictor {
+ public:
+  Predictor(const Session& session, const Dataset& dataset, const PredictOptions& options)
+      : dataset_(dataset),
+        options_(options),
+        config_(session.config()),
+        classifier_(session, options),
+        keys_(session, classifier_, options) {
+    run_.name = session.config().model.pretrained_path;
+    run_.model_type = classifier_.plan().info().model_type;
+    run_.resolved_config = session.config().resolved;
+    run_.class_names = agreed_classes(classifier_.head().config().class_names, dataset.class_names);
+    run_.precision = session.precision();
+    run_.weight_bytes = classifier_.plan().parameters().bytes(run_.precision, classifier_.roles());
+    run_.fresh_head = classifier_.fresh();
+    run_.temperature = classifier_.head().config().temperature;
+    if (run_.temperature != 1) run_.temperature_source = "head";
+  }
+
+  ModelRun run() {
+    reset_peak_memory();
+    try {
+      run_all();
+    } catch (const Error& error) {
+      if (error.code() != ErrorCode::kInterrupted) throw;
+      run_.interrupted = true;
+    }
+    measure();
+    return std::move(run_);
+  }
+
+ private:
+  void run_all() {
+    OrderedStream<Item> stream(std::ssize(dataset_.samples), [this](std::int64_t index) { return prepare(index); },
+                               {.threads = 2, .ahead = 4});
+    Progress progress(options_.what, dataset_.samples.size(), "pictures");
+    for (const Sample& sample : dataset_.samples) {
+      Prediction prediction = empty_prediction(sample, options_, config_);
+      try {
+        if (!predict_one(*stream.next(), prediction)) {
+          run_.interrupted = true;
+          return;
+        }
+      } catch (const Error& error) {
+        if (!is_fault_of_picture(error.code())) throw;
+        prediction.error = error.what();
+        options_.skip_bad ? warn(error.what()) : complain(error.what());
+      }
+      run_.predictions.push_back(std::move(prediction));
+      progress.advance(1);
+    }
+  }
+
+  /// On the stream's threads.
+  Item prepare(std::int64_t index) const {
+    const Sample& sample = dataset_.samples[static_cast<std::size_t>(index)];
+    return naming(sample.image.string(), [&] {
+      Item item;
+      if (options_.cache != nullptr) {
+        item.key = keys_.picture(picture_hash(sample.image), empty_prediction(sample, options_, config_).question);
+        if (const auto record = options_.cache->get(item.key)) {
+          item.outputs = from_record(*record);
+          return item;
+        }
+      }
+      item.image = load_image(sample.image);
+      return item;
+    });
+  }
+
+  bool predict_one(Item item, Prediction& prediction) {
+    prediction.cached = item.outputs.has_value();
+    if (!item.outputs) {
+      item.outputs = naming(prediction.image.string(), [&] {
+        return classifier_.run(std::move(*item.image), options_.answers ? &prediction.question : nullptr);
+      });
+      if (!item.outputs) return false;
+      if (options_.cache != nullptr) options_.cache->put(item.key, to_record(*item.outputs));
+    }
+    prediction.logits = std::move(item.outputs->logits);
+    prediction.answer = std::move(item.outputs->answer);
+    prediction.latency_ms = item.outputs->latency_ms;
+    prediction.answer_ms = item.outputs->answer_ms;
+    return true;
+  }
+
+  /// Load time and memory; where nothing had to be loaded, those of the run that filled the cache.
+  void measure() {
+    if (classifier_.loaded()) {
+      run_.load_seconds = classifier_.load_seconds();
+      run_.peak_memory = peak_memory();
+      if (options_.cache != nullptr) {
+        options_.cache->put(keys_.run(),
+                            Json{{"load_seconds", run_.load_seconds}, {"peak_memory", run_.peak_memory}}.dump());
+      }
+    } else if (options_.cache != nullptr) {
+      run_.measured_earlier = true;
+      if (const auto record = options_.cache->get(keys_.run())) {
+        const Json json = Json::parse(*record);
+        run_.load_seconds = json.at("load_seconds").get<double>();
+        run_.peak_memory = json.at("peak_memory").get<std::uint64_t>();
+      }
+    }
+  }
+
+  const Dataset& dataset_;
+  const PredictOptions& options_;
+  const Config& config_;
+  Classifier classifier_;
+  ResultKeys keys_;
+  ModelRun run_;
+};
+
+}  // namespace
+
+std::int64_t ModelRun::errors() const {
+  return std::count_if(predictions.begin(), predictions.end(), [](const Prediction& p) { return p.logits.empty(); });
+}
+
+std::vector<std::string> class_names(const Session& session) {
+  const ModelConfig& model = session.config().model;
+  if (!model.class_names.empty()) return model.class_names;
+  if (model.head.empty()) return {};
+  std::vector<std::string> names = read_head_config(model.head).class_names;
+  return numbered(names) ? std::vector<std::string>{} : names;
+}
+
+DataRequest with_classes(DataRequest request, const Session& session) {
+  const ModelConfig& model = session.config().model;
+  request.class_names = class_names(session);
+  request.num_classes = !request.class_names.empty() ? std::ssize(request.class_names)
+                        : model.head.empty()         ? model.num_classes
+                                                     : std::ssize(read_head_config(model.head).class_names);
+  return request;
+}
+
+ModelRun predict(const Session& session, const Dataset& dataset, const PredictOptions& options) {
+  const at::NoGradGuard no_grad;
+  return Predictor(session, dataset, options).run();
+}
+
+std::unique_ptr<RecordStore> open_result_cache(const CacheOptions& options, const Session& session) {
+  return options.no_cache ? nullptr : options.open("results", model_fingerprint(session));
+}
+
+}  // namespace vlmzoo::app
