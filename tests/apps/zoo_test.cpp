@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "support.hpp"
+#include "vlmzoo/config.hpp"
 #include "vlmzoo/files.hpp"
 
 // The zoo file and its history as a library: no model is loaded here.
@@ -106,6 +107,13 @@ TEST_CASE("a zoo file names configurations beside it, and the active one") {
   CHECK(zoo.names() == Words{"small", "large", "7"});
   CHECK(zoo.config("small") == fs::canonical(place.folder.path()) / "small.yaml");
   CHECK(zoo.config("large") == "/elsewhere/large.yaml");
+}
+
+TEST_CASE("the demo's zoo file names the two demo models, whose configurations are there") {
+  const Zoo zoo = read_zoo(fs::path(VLMZOO_TEST_DATA).parent_path() / "configs" / "demo" / "zoo.yaml");
+  CHECK(zoo.active == "internvl");
+  CHECK(zoo.names() == Words{"internvl", "llama_vision"});
+  for (const auto& [name, config] : zoo.models) CHECK_NOTHROW(load_config(config));
 }
 
 TEST_CASE("a zoo file that can't be right is refused with file, line and what is expected") {
