@@ -113,7 +113,8 @@ int run_eval(Arguments arguments) {
       "force", po::bool_switch(&force), "replace the evaluation in --output")(
       "answers", po::bool_switch(&predict_options.answers), "also ask about each picture and judge the answers")(
       "prompt", po::value(&predict_options.question)->value_name("TEXT"),
-      "question for pictures to which the data has none")("json", po::bool_switch(&json), "print JSON");
+      "question for pictures to which the data has none; default: training.prompt of the configuration")(
+      "json", po::bool_switch(&json), "print JSON");
   options.synonym("-p", "prompt");
   data.add_to(options);
   cache_options.add_to(options);

@@ -196,24 +196,25 @@ struct Item {
   RecordKey key{};
 };
 
-Prediction empty_prediction(const Sample& sample, const PredictOptions& options) {
+/// The question about a sample: its own, else the caller's, else what the model was trained with.
+std::string question_about(const Sample& sample, const PredictOptions& options, const Config& config) {
+  if (!sample.question.empty()) return sample.question;
+  const std::string& question = options.question.empty() ? config.training.prompt : options.question;
+  if (question.empty()) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: the data has no question for it; --prompt gives one for all", sample.id));
+  }
+  return question;
+}
+
+Prediction empty_prediction(const Sample& sample, const PredictOptions& options, const Config& config) {
   Prediction prediction;
   prediction.sample_id = sample.id;
   prediction.image = sample.image;
   prediction.label = sample.label;
   prediction.expected_answer = sample.answer;
-  if (options.answers) prediction.question = sample.question.empty() ? options.question : sample.question;
+  if (options.answers) prediction.question = question_about(sample, options, config);
   return prediction;
-}
-
-void check_questions(const Dataset& dataset, const PredictOptions& options) {
-  if (!options.answers || !options.question.empty()) return;
-  for (const Sample& sample : dataset.samples) {
-    if (sample.question.empty()) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: the data has no question for it; --prompt gives one for all", sample.id));
-    }
-  }
 }
 
 std::string listed(const std::vector<std::string>& names) {
@@ -239,7 +240,11 @@ std::vector<std::string> agreed_classes(const std::vector<std::string>& head, co
 class Predictor {
  public:
   Predictor(const Session& session, const Dataset& dataset, const PredictOptions& options)
-      : dataset_(dataset), options_(options), classifier_(session, options), keys_(session, classifier_, options) {
+      : dataset_(dataset),
+        options_(options),
+        config_(session.config()),
+        classifier_(session, options),
+        keys_(session, classifier_, options) {
     run_.name = session.config().model.pretrained_path;
     run_.model_type = classifier_.plan().info().model_type;
     run_.resolved_config = session.config().resolved;
@@ -269,7 +274,7 @@ class Predictor {
                                {.threads = 2, .ahead = 4});
     Progress progress(options_.what, dataset_.samples.size(), "pictures");
     for (const Sample& sample : dataset_.samples) {
-      Prediction prediction = empty_prediction(sample, options_);
+      Prediction prediction = empty_prediction(sample, options_, config_);
       try {
         if (!predict_one(*stream.next(), prediction)) {
           run_.interrupted = true;
@@ -291,7 +296,7 @@ class Predictor {
     return naming(sample.image.string(), [&] {
       Item item;
       if (options_.cache != nullptr) {
-        item.key = keys_.picture(picture_hash(sample.image), empty_prediction(sample, options_).question);
+        item.key = keys_.picture(picture_hash(sample.image), empty_prediction(sample, options_, config_).question);
         if (const auto record = options_.cache->get(item.key)) {
           item.outputs = from_record(*record);
           return item;
@@ -339,6 +344,7 @@ class Predictor {
 
   const Dataset& dataset_;
   const PredictOptions& options_;
+  const Config& config_;
   Classifier classifier_;
   ResultKeys keys_;
   ModelRun run_;
@@ -368,7 +374,6 @@ DataRequest with_classes(DataRequest request, const Session& session) {
 }
 
 ModelRun predict(const Session& session, const Dataset& dataset, const PredictOptions& options) {
-  check_questions(dataset, options);
   const at::NoGradGuard no_grad;
   return Predictor(session, dataset, options).run();
 }

@@ -48,7 +48,7 @@ struct ModelRun {
 
 struct PredictOptions {
   bool answers = false;             ///< also ask each sample's question and keep the answer (greedy)
-  std::string question;             ///< for samples without one
+  std::string question;             ///< for samples without one; empty: training.prompt of the configuration
   RecordStore* cache = nullptr;     ///< open_result_cache()'s; null: compute everything
   bool skip_bad = false;            ///< unreadable pictures are a warning; else an error on stderr
   std::string what = "evaluating";  ///< for the progress line
