@@ -14,10 +14,14 @@ int run_info(Arguments arguments);
 int run_classify(Arguments arguments);
 int run_ask(Arguments arguments);
 int run_eval(Arguments arguments);
+int run_explain(Arguments arguments);
 int run_init(Arguments arguments);
 int run_synth(Arguments arguments);
 int run_train(Arguments arguments);
 int run_trace(Arguments arguments);
 int run_bench(Arguments arguments);
+int run_switch(Arguments arguments);
+int run_rollback(Arguments arguments);
+int run_history(Arguments arguments);
 
 }  // namespace vlmzoo::app

@@ -32,11 +32,15 @@ constexpr std::array kVerbs = {
     Verb{"classify", "tell the class of pictures", run_classify},
     Verb{"ask", "answer a question about pictures", run_ask},
     Verb{"eval", "tell how good a model is on labelled pictures", run_eval},
+    Verb{"explain", "show what a model sees of pictures, and where its tokens go", run_explain},
     Verb{"init", "write a checkpoint with random weights", run_init},
     Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"train", "train a head, or model and head", run_train},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
     Verb{"bench", "measure load time, speed and memory", run_bench},
+    Verb{"switch", "make another model of a zoo file the active one", run_switch},
+    Verb{"rollback", "return to the model that was active before", run_rollback},
+    Verb{"history", "list the switches of a zoo file", run_history},
 };
 
 std::string help() {

@@ -7,8 +7,11 @@
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
+#include <memory>
 
-#include "vlmzoo/autocast.hpp"
+#include "vlmzoo/nn/autocast.hpp"
+#include "vlmzoo/nn/recompute.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/weights.hpp"
 
 namespace vlmzoo::app {
@@ -69,10 +72,9 @@ std::vector<NamedTensor> Objective::state() const {
   return result;
 }
 
-at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const {
-  const std::int64_t rows = batch.inputs.input_ids.size(0), length = batch.inputs.input_ids.size(1);
-  const auto cache = model_->new_cache(rows, length);
-  const TextOutput output = model_->forward(batch.inputs, &features, *cache);
+at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
+                                    const StepTotals& totals) const {
+  const TextOutput output = model_->forward(batch.inputs, &features, cache);
   return language_loss(
       output.last_hidden_state, batch.targets, [this](const at::Tensor& x) { return model_->lm_head(x); },
       {.label_smoothing = 0}, static_cast<double>(totals.answer_tokens));
@@ -90,8 +92,16 @@ at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& featu
   return sum / (2 * patches.weights.sum().item<double>()) * share;
 }
 
+at::Tensor Objective::training_logits(const Batch& batch, const ImageFeatures& features) {
+  if (batch.pooled.defined()) return head_.forward_training(batch.pooled).logits;
+  const RecomputeScope keep(false);  // a head with a prompt has a cache of its own, gone before the backward pass
+  return train_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs, &features).logits;
+}
+
 LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+  const RecomputeScope recompute(training_.memory_efficient);
+  std::unique_ptr<KvCache> cache;  // outlives the backward pass, which may use it again
   LossParts parts;
   at::Tensor total;
   const auto count = [&](std::optional<double>& part, const at::Tensor& loss, double weight) {
@@ -102,13 +112,13 @@ LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool
   ImageFeatures features;
   if (!batch.pooled.defined()) features = model_->encode_images(batch.inputs);
   if (training_.classification_loss_weight > 0) {
-    const at::Tensor pooled = batch.pooled.defined() ? batch.pooled : pool_image_features(features);
-    const HeadOutput output = head_.forward_training(pooled.to(at::kFloat));
-    count(parts.classification, classification_loss(output.logits, batch.labels, classification_, totals.label_weight),
+    const at::Tensor logits = training_logits(batch, features);
+    count(parts.classification, classification_loss(logits, batch.labels, classification_, totals.label_weight),
           training_.classification_loss_weight);
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
-    count(parts.language, language_part(batch, features, totals), training_.language_loss_weight);
+    cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
+    count(parts.language, language_part(batch, features, *cache, totals), training_.language_loss_weight);
   }
   if (regions_ && batch.region_pixels.defined()) {
     count(parts.region, region_part(batch, features, totals), training_.region_loss_weight);
@@ -121,7 +131,7 @@ at::Tensor Objective::logits(const Batch& batch) const {
   const at::NoGradGuard no_graph;
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
   if (batch.pooled.defined()) return head_.forward_pooled(batch.pooled).logits;
-  return head_.forward(model_->encode_images(batch.inputs)).logits;
+  return run_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs).logits;
 }
 
 }  // namespace vlmzoo::app

@@ -13,7 +13,7 @@
 
 #include "head_layout.hpp"
 #include "loss_checks.hpp"
-#include "vlmzoo/autocast.hpp"
+#include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/losses.hpp"
 
 namespace vlmzoo {
