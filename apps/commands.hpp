@@ -17,5 +17,7 @@ int run_init(Arguments arguments);
 int run_synth(Arguments arguments);
 int run_trace(Arguments arguments);
 int run_bench(Arguments arguments);
+int run_compare(Arguments arguments);
+int run_verify(Arguments arguments);
 
 }  // namespace vlmzoo::app

@@ -34,6 +34,8 @@ constexpr std::array kVerbs = {
     Verb{"init", "write a checkpoint with random weights", run_init},
     Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
+    Verb{"compare", "say whether one model may replace another", run_compare},
+    Verb{"verify", "go through the checklist before one model replaces another", run_verify},
     Verb{"bench", "measure load time, speed and memory", run_bench},
 };
 

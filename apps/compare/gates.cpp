@@ -74,7 +74,7 @@ const Metric* find_metric(const std::string& name) {
 }
 
 [[noreturn]] void refuse(const std::string& text, const std::string& why) {
-  throw Error(ErrorCode::kUsage, fmt::format("--gate {}: {}", text, why));
+  throw Error(ErrorCode::kUsage, fmt::format("gate {}: {}", text, why));
 }
 
 [[noreturn]] void refuse_metric(const std::string& text, const std::string& name) {
