@@ -37,6 +37,9 @@ constexpr std::array kVerbs = {
     Verb{"compare", "say whether one model may replace another", run_compare},
     Verb{"verify", "go through the checklist before one model replaces another", run_verify},
     Verb{"bench", "measure load time, speed and memory", run_bench},
+    Verb{"switch", "make another model of a zoo file the active one", run_switch},
+    Verb{"rollback", "return to the model that was active before", run_rollback},
+    Verb{"history", "list the switches of a zoo file", run_history},
 };
 
 std::string help() {

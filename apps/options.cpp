@@ -154,6 +154,7 @@ bool Options::parse(std::span<const std::string> arguments) {
   } catch (const po::error& error) {
     throw Error(ErrorCode::kUsage, error.what());
   }
+  typed_ = given_;
   for (const Occurrence& occurrence : environment()) {
     try {
       store({occurrence});

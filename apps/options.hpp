@@ -42,6 +42,8 @@ class Options {
 
   /// True when the command line or the environment gave the option.
   bool given(const std::string& name) const { return given_.contains(name); }
+  /// True when the command line did.
+  bool typed(const std::string& name) const { return typed_.contains(name); }
   std::string help() const;
 
  private:
@@ -59,7 +61,7 @@ class Options {
   po::options_description description_;
   std::map<std::string, std::string> synonyms_;
   std::string positional_;
-  std::set<std::string> given_;
+  std::set<std::string> given_, typed_;
 };
 
 /// Error: kUsage when `value` of option `name` is not UTF-8.

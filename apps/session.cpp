@@ -10,11 +10,13 @@
 #include <filesystem>
 #include <fstream>
 #include <set>
+#include <utility>
 
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/system.hpp"
+#include "zoo/zoo.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -42,27 +44,11 @@ int useful_threads() {
   return cores > 0 && quota < cores ? std::max(1, static_cast<int>(quota)) : cores;
 }
 
-std::vector<std::string> model_overrides(const ModelOptions& model, const Options& options) {
-  std::vector<std::string> result = model.settings;
-  const auto add = [&](const char* option, const char* key, const std::string& value) {
-    if (options.given(option)) result.push_back(fmt::format("{}={}", key, quoted(value)));
-  };
-  for (const std::string& setting : model.settings) require_utf8("set", setting);
-  require_utf8("model", model.model);
-  require_utf8("model-type", model.model_type);
-  require_utf8("precision", model.precision);
-  require_utf8("device", model.device);
-  add("model", "model.pretrained_path", model.model);
-  add("model-type", "model.model_type", model.model_type);
-  add("precision", "model.precision", model.precision);
-  add("device", "model.device", model.device);
-  return result;
-}
-
 Config read_config(const ModelOptions& model, const Options& options, const std::vector<std::string>& overrides) {
-  std::vector<std::string> all = model_overrides(model, options);
+  std::vector<std::string> all = model.overrides(options);
   all.insert(all.end(), overrides.begin(), overrides.end());
-  return options.given("config") ? load_config(model.config, all) : default_config(all);
+  const std::filesystem::path file = model.config_file(options);
+  return file.empty() ? default_config(all) : load_config(file, all);
 }
 
 std::string origin(const Config& config, const std::string& key) {
@@ -87,6 +73,8 @@ void HostOptions::apply() const {
 
 void ModelOptions::add_to(Options& options) {
   options.add()("config", po::value(&config)->value_name("FILE"), "configuration in YAML")(
+      "zoo", po::value(&zoo)->value_name("FILE"), "zoo file: the configuration that is active there")(
+      "zoo-name", po::value(&zoo_name)->value_name("NAME"), "this model of the zoo file instead of the active one")(
       "set", po::value(&settings)->value_name("KEY=VALUE"),
       "override of one key of the configuration, as in model.max_tiles=1 (repeatable)")(
       "model", po::value(&model)->value_name("FOLDER|NAME"),
@@ -94,6 +82,38 @@ void ModelOptions::add_to(Options& options) {
       "model-type", po::value(&model_type)->value_name("TYPE"), "short for --set model.model_type=…")(
       "precision", po::value(&precision)->value_name("P"), "auto, fp32, bf16, fp16 or int8")(
       "device", po::value(&device)->value_name("DEVICE"), "auto, cpu, cuda or cuda:N");
+}
+
+std::vector<std::string> ModelOptions::overrides(const Options& options) const {
+  std::vector<std::string> result = settings;
+  const auto add = [&](const char* option, const char* key, const std::string& value) {
+    require_utf8(option, value);
+    if (options.given(option)) result.push_back(fmt::format("{}={}", key, quoted(value)));
+  };
+  for (const std::string& setting : settings) require_utf8("set", setting);
+  add("model", "model.pretrained_path", model);
+  add("model-type", "model.model_type", model_type);
+  add("precision", "model.precision", precision);
+  add("device", "model.device", device);
+  return result;
+}
+
+std::filesystem::path ModelOptions::config_file(const Options& options) const {
+  const bool both = options.given("config") && options.given("zoo");
+  if (both && options.typed("config") == options.typed("zoo")) {
+    throw Error(ErrorCode::kUsage,
+                "--config and --zoo exclude each other: one names a configuration, the other a file "
+                "that says which one is active");
+  }
+  const bool from_zoo = options.given("zoo") && (!both || options.typed("zoo"));
+  if (!from_zoo) {
+    if (options.typed("zoo-name")) throw Error(ErrorCode::kUsage, "--zoo-name chooses among the models of --zoo FILE");
+    return config;
+  }
+  const Zoo read = read_zoo(zoo);
+  const std::string& name = options.given("zoo-name") ? zoo_name : read.active;
+  debug(fmt::format("{}: {}", zoo, name));
+  return read.config(name);
 }
 
 void ThreadOption::add_to(Options& options) {
@@ -148,13 +168,21 @@ std::string quoted(const std::string& text) { return OrderedJson(text).dump(-1, 
 
 Session::Session(const HostOptions& host, const ModelOptions& model, const Options& options,
                  const std::vector<std::string>& overrides)
-    : config_(read_config(model, options, overrides)),
+    : Session(host, read_config(model, options, overrides)) {}
+
+Session::Session(const HostOptions& host, const std::filesystem::path& config,
+                 const std::vector<std::string>& overrides)
+    : Session(host, load_config(config, overrides)) {}
+
+Session::Session(const HostOptions& host, Config config)
+    : config_(std::move(config)),
       where_(origin(config_, "model.model_type")),
       registry_(plugin_search_path(host.plugin_dirs)) {
   plugin();  // an unknown model_type is said before anything else
   if (config_.model.pretrained_path.empty()) {
     throw Error(ErrorCode::kUsage,
-                "no model is named; give --config FILE, --model FOLDER or --set model.pretrained_path=FOLDER");
+                "no model is named; give --config FILE, --zoo FILE, --model FOLDER or --set "
+                "model.pretrained_path=FOLDER");
   }
 }
 

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
@@ -21,12 +22,17 @@ struct HostOptions {
   void apply() const;
 };
 
-/// Options of verbs that read a configuration.
+/// Options of verbs that read a configuration: --config FILE, or --zoo FILE for the model that is active there.
 struct ModelOptions {
-  std::string config, model, model_type, precision, device;
+  std::string config, zoo, zoo_name, model, model_type, precision, device;
   std::vector<std::string> settings;
 
   void add_to(Options& options);
+  /// Those that change keys of the configuration, for load_config(). Error: kUsage.
+  std::vector<std::string> overrides(const Options& options) const;
+  /// The configuration that they name; empty for none. What the command line says wins over the environment. Errors:
+  /// kUsage for a configuration and a zoo file at once, those of read_zoo().
+  std::filesystem::path config_file(const Options& options) const;
 };
 
 /// `--threads`, of verbs that compute.
@@ -58,6 +64,8 @@ class Session {
   /// `overrides` win over `--set`. Errors: kUsage when no model is named, those of load_config() and Registry.
   Session(const HostOptions& host, const ModelOptions& model, const Options& options,
           const std::vector<std::string>& overrides = {});
+  /// The same of one configuration file, whatever the options name.
+  Session(const HostOptions& host, const std::filesystem::path& config, const std::vector<std::string>& overrides = {});
 
   const Config& config() const { return config_; }
   const Registry& registry() const { return registry_; }
@@ -69,6 +77,8 @@ class Session {
   RolePrecision precision() const;
 
  private:
+  Session(const HostOptions& host, Config config);
+
   Config config_;
   std::string where_;  // what said model_type, for messages
   Registry registry_;
