@@ -194,11 +194,13 @@ std::vector<Check> check_candidate(const Session& candidate, const Dataset& data
   if (subject.question.empty()) subject.question = data.samples.front().question;
   if (subject.question.empty()) subject.question = kQuestion;
   std::vector<Check> checks = {guarded("loads", [&] { return load(subject); })};
-  for (const auto& [name, check] :
-       {std::pair{"image pipeline", check_pixels}, {"head outputs", check_head}, {"text generation", check_text}}) {
-    checks.push_back(subject.model ? guarded(name, [&, run = check] { return run(subject); })
+  const auto add = [&](const char* name, Check (*check)(const Subject&)) {
+    checks.push_back(subject.model ? guarded(name, [&] { return check(subject); })
                                    : Check{name, CheckStatus::kSkipped, "the candidate doesn't load"});
-  }
+  };
+  add("image pipeline", check_pixels);
+  add("head outputs", check_head);
+  add("text generation", check_text);
   return checks;
 }
 

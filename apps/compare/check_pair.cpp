@@ -140,7 +140,9 @@ std::vector<Check> check_pair(const Session& baseline, const Session& candidate,
   std::optional<Comparison> comparison;
   std::vector<Check> checks;
   checks.push_back(guarded("validation metrics", [&] {
-    const PairedRuns runs = predict_pair(baseline, candidate, data, {.skip_bad = options.comparison.skip_bad}, caches);
+    PredictOptions predict;
+    predict.skip_bad = options.comparison.skip_bad;
+    const PairedRuns runs = predict_pair(baseline, candidate, data, predict, caches);
     if (runs.interrupted()) throw Error(ErrorCode::kInterrupted, "interrupted; what was computed is cached");
     comparison = compare(runs.baseline, runs.candidate, options.comparison);
     return check_metrics(*comparison);
