@@ -6,10 +6,10 @@
 #include <filesystem>
 #include <optional>
 
+#include "checkpoint_writer.hpp"
 #include "commands.hpp"
 #include "output.hpp"
 #include "output_folder.hpp"
-#include "random_weights.hpp"
 #include "session.hpp"
 #include "table.hpp"
 #include "vlmzoo/error.hpp"
@@ -212,17 +212,8 @@ void check_tokenizer(const std::filesystem::path& file, const Model& model) {
   }
 }
 
-void check_space(const std::filesystem::path& folder, std::uint64_t needed) {
-  std::error_code error;
-  const auto space = std::filesystem::space(folder, error);
-  if (!error && space.available < needed) {
-    throw Error(ErrorCode::kIo, fmt::format("{}: {} are free, the weights need {}", folder.parent_path().string(),
-                                            format_bytes(space.available), format_bytes(needed)));
-  }
-}
-
 void write_checkpoint(const Registry& registry, const InitOptions& init) {
-  const RandomWeights weights{parse_dtype(init.dtype), init.seed, parse_size(init.max_shard_size)};
+  const CheckpointFormat format{parse_dtype(init.dtype), parse_size(init.max_shard_size)};
   std::filesystem::path tokenizer = init.tokenizer;
   if (std::filesystem::is_directory(tokenizer)) tokenizer /= "tokenizer.json";
   const Source source = read_source(registry, init);
@@ -235,15 +226,16 @@ void write_checkpoint(const Registry& registry, const InitOptions& init) {
   if (source.generation.empty()) {
     write_file(folder.temporary() / "generation_config.json", to_text({{"eos_token_id", model->info().stop_ids}}));
   }
-  const std::uint64_t bytes = total_bytes(model->parameters(), weights.dtype);
-  check_space(folder.temporary(), bytes);
-  write_random_weights(model->parameters(), weights, folder.temporary());
+  const auto formula = [&](const Parameter& parameter, std::uint64_t first, std::span<float> out) {
+    fill_formula(parameter.name, parameter.shape, init.seed, first, out);
+  };
+  write_weights(model->parameters(), format, formula, "writing random weights", folder.temporary());
   folder.commit();
 
   std::int64_t count = 0;
   for (const Role role : kRoles) count += model->parameters().count(role);
   print(fmt::format("{}: {} with random weights (seed {}), {} parameters, {} in {}\n", init.output,
-                    model->info().model_type, init.seed, grouped(count), format_bytes(bytes), init.dtype));
+                    model->info().model_type, init.seed, grouped(count), format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
 }
 
 }  // namespace

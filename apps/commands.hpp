@@ -15,6 +15,7 @@ int run_classify(Arguments arguments);
 int run_ask(Arguments arguments);
 int run_init(Arguments arguments);
 int run_synth(Arguments arguments);
+int run_train(Arguments arguments);
 int run_trace(Arguments arguments);
 int run_bench(Arguments arguments);
 int run_compare(Arguments arguments);

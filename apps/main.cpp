@@ -33,6 +33,7 @@ constexpr std::array kVerbs = {
     Verb{"ask", "answer a question about pictures", run_ask},
     Verb{"init", "write a checkpoint with random weights", run_init},
     Verb{"synth", "draw pictures to train and test on", run_synth},
+    Verb{"train", "train a head, or model and head", run_train},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
     Verb{"compare", "say whether one model may replace another", run_compare},
     Verb{"verify", "go through the checklist before one model replaces another", run_verify},

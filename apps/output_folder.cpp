@@ -14,8 +14,8 @@ namespace {
 bool is_checkpoint_file(const std::filesystem::directory_entry& entry) {
   const std::string name = entry.path().filename().string();
   if (entry.is_symlink() || !entry.is_regular_file()) return false;
-  for (const char* known : {"config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.json",
-                            "tokenizer_config.json", "model.safetensors.index.json"}) {
+  if (name == "model.safetensors.index.json") return true;
+  for (const char* known : kSmallCheckpointFiles) {
     if (name == known) return true;
   }
   return name.starts_with("model") && name.ends_with(".safetensors");

@@ -186,18 +186,18 @@ Session::Session(const HostOptions& host, Config config)
   }
 }
 
-std::unique_ptr<Model> Session::create(const CreateOptions& options) const {
-  if (options.roles.language && !options.plan_only && !config_.model.multimodal) {
+std::unique_ptr<Model> Session::create(const CreateOptions& options, const ModelConfig& config) const {
+  if (options.roles.language && !options.plan_only && !config.multimodal) {
     throw Error(
         ErrorCode::kConfig,
         fmt::format("{}model.multimodal is false, so the language model isn't loaded; this "
                     "needs it",
                     origin(config_, "model.multimodal").empty() ? "" : origin(config_, "model.multimodal") + ": "));
   }
-  if (!options.plan_only && !config_.model.pretrained) {
-    warn(fmt::format("model.pretrained is false: the weights are random (seed {})", config_.model.seed));
+  if (!options.plan_only && !config.pretrained) {
+    warn(fmt::format("model.pretrained is false: the weights are random (seed {})", config.seed));
   }
-  return registry_.create_model(config_.model, options, config_.model.model_type, where_);
+  return registry_.create_model(config, options, config.model_type, where_);
 }
 
 RolePrecision Session::precision() const {

@@ -72,7 +72,9 @@ class Session {
   const PluginInfo& plugin() const { return registry_.find(config_.model.model_type, where_); }
 
   /// The configured model. Error: kConfig for `options` with the language model when `model.multimodal` is false.
-  std::unique_ptr<Model> create(const CreateOptions& options) const;
+  std::unique_ptr<Model> create(const CreateOptions& options) const { return create(options, config_.model); }
+  /// The same with some keys changed.
+  std::unique_ptr<Model> create(const CreateOptions& options, const ModelConfig& config) const;
   /// Precision of each role on this machine.
   RolePrecision precision() const;
 

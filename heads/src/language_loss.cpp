@@ -1,4 +1,3 @@
-#include <ATen/autocast_mode.h>
 #include <ATen/core/Reduction.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/cross_entropy_loss.h>
@@ -14,47 +13,13 @@
 
 #include "head_layout.hpp"
 #include "loss_checks.hpp"
+#include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/losses.hpp"
 
 namespace vlmzoo {
 namespace {
 
 [[noreturn]] void fail(const std::string& message) { throw Error(ErrorCode::kMismatch, "language loss: " + message); }
-
-/// Autocast as it was when the loss was made, also in backward, which runs without. Its cache of cast weights is off: a
-/// copy cast without a graph would stay in it and lose the gradients of who finds it there.
-class AutocastScope {
- public:
-  struct State {
-    at::DeviceType device;
-    bool enabled;
-    at::ScalarType type;
-
-    static State of(at::DeviceType device) {
-      return {device, at::autocast::is_autocast_enabled(device), at::autocast::get_autocast_dtype(device)};
-    }
-    void set() const {
-      at::autocast::set_autocast_enabled(device, enabled);
-      at::autocast::set_autocast_dtype(device, type);
-    }
-  };
-
-  explicit AutocastScope(const State& state)
-      : before_(State::of(state.device)), cached_(at::autocast::is_autocast_cache_enabled()) {
-    state.set();
-    at::autocast::set_autocast_cache_enabled(false);
-  }
-  ~AutocastScope() {
-    before_.set();
-    at::autocast::set_autocast_cache_enabled(cached_);
-  }
-  AutocastScope(const AutocastScope&) = delete;
-  AutocastScope& operator=(const AutocastScope&) = delete;
-
- private:
-  State before_;
-  bool cached_;
-};
 
 /// The rows that count, in chunks of which the logits exist one at a time.
 struct Chunks {
@@ -63,7 +28,7 @@ struct Chunks {
   std::function<at::Tensor(const at::Tensor&)> lm_head;
   LanguageLoss loss;
   double normalizer;
-  AutocastScope::State autocast;
+  AutocastScope::State autocast;  // as it was when the loss was made; backward runs without
 
   template <class Work>  // work(first row, rows)
   void for_each(const Work& work) const {

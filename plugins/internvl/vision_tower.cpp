@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/nn/recompute.hpp"
 
 namespace vlmzoo::internvl {
 namespace {
@@ -115,7 +116,9 @@ at::Tensor VisionTower::embed(const at::Tensor& pixel_values) const {
 
 at::Tensor VisionTower::encode(const at::Tensor& pixel_values) const {
   at::Tensor hidden = embed(pixel_values);
-  for (const VisionLayer& layer : layers_) hidden = layer(hidden);
+  for (const VisionLayer& layer : layers_) {
+    hidden = recomputed([&layer](const at::Tensor& x) { return layer(x); }, hidden);
+  }
   return final_norm_.weight.defined() ? final_norm_(hidden) : hidden;
 }
 

@@ -165,17 +165,25 @@ ImageFeatures LlamaVision::encode_images(const ModelInputs& inputs) const {
   ImageFeatures features;
   features.tiles_per_image = inputs.tiles_per_image;
   std::vector<at::Tensor> states, valid;
-  for (std::int64_t image = 0; image < pixels.size(0); ++image) {
-    const std::int64_t id = ids.const_data_ptr<std::int64_t>()[image];
+  const std::span<const std::int64_t> all(ids.const_data_ptr<std::int64_t>(), static_cast<std::size_t>(ids.numel()));
+  for (std::size_t image = 0, count = 1; image < all.size(); image += count, count = 1) {
+    const std::int64_t id = all[image];
     if (id < 0 || id > static_cast<std::int64_t>(grids.size())) {
       throw Error(ErrorCode::kMismatch,
                   fmt::format("aspect_ratio_ids holds {}; this model knows 1 to {}", id, grids.size()));
     }
     if (id == 0) continue;  // a place of the batch without a picture
     const std::int64_t used = grids[static_cast<std::size_t>(id - 1)].tiles();
-    states.push_back(vision_(pixels[image], used, id));
-    valid.push_back(at::zeros({pixels.size(1), config_.vision.tokens()}, at::kBool));
-    valid.back().narrow(0, 0, used).fill_(true);
+    // Neighbours of the same shape go together.
+    while (image + count < all.size() && all[image + count] == id &&
+           static_cast<std::int64_t>(count) < vision_.pictures_at_once()) {
+      ++count;
+    }
+    const auto pictures = static_cast<std::int64_t>(count);
+    states.push_back(vision_(pixels.narrow(0, static_cast<std::int64_t>(image), pictures), used, id));
+    valid.push_back(at::zeros({pictures, pixels.size(1), config_.vision.tokens()}, at::kBool));
+    valid.back().narrow(1, 0, used).fill_(true);
+    valid.back() = valid.back().flatten(0, 1);
   }
   features.last_hidden_state = states.size() == 1 ? states.front() : at::cat(states, 0);
   features.valid = at::cat(valid, 0).to(features.last_hidden_state.device());

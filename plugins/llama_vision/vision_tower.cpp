@@ -11,6 +11,7 @@
 #include <algorithm>
 
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/nn/recompute.hpp"
 
 namespace vlmzoo::llama_vision {
 namespace {
@@ -55,14 +56,14 @@ VisionLayer::VisionLayer(Weights& weights, const VisionConfig& vision, const std
 }
 
 at::Tensor VisionLayer::attend(const at::Tensor& x, std::int64_t real) const {
-  const std::int64_t tokens = x.size(0), width = x.size(1);
-  const at::Tensor qkv = qkv_(x).view({1, tokens, 3, heads_, width / heads_});
+  const std::int64_t pictures = x.size(0), tokens = x.size(1), width = x.size(2);
+  const at::Tensor qkv = qkv_(x).view({pictures, tokens, 3, heads_, width / heads_});
   const at::Tensor query = qkv.select(2, 0).transpose(1, 2), key = qkv.select(2, 1).transpose(1, 2),
-                   value = qkv.select(2, 2).transpose(1, 2);  // [1, heads, T, C / heads]
+                   value = qkv.select(2, 2).transpose(1, 2);  // [I, heads, T, C / heads]
   const at::Tensor of_real = attention(query.narrow(2, 0, real), key, value, /*causal=*/false);
   const at::Tensor of_padding = attention(query.narrow(2, real, tokens - real), key.narrow(2, 0, real),
                                           value.narrow(2, 0, real), /*causal=*/false);
-  return output_(at::cat({of_real, of_padding}, 1).squeeze(0));
+  return output_(at::cat({of_real, of_padding}, 1));
 }
 
 at::Tensor VisionLayer::operator()(const at::Tensor& x, std::int64_t real) const {
@@ -105,17 +106,20 @@ VisionTower::VisionTower(Weights& weights, const LlamaVisionConfig& config)
   norm_post_ = take_norm(weights, vision, prefix + "layernorm_post", kOuterNormEps);
   post_tile_ = TileEmbedding(weights, vision, prefix + "post_tile_positional_embedding.");
   global_ = take_layers(weights, vision, prefix + "global_transformer.", vision.global_layers, /*gated=*/true);
+  // Pictures of one group go through a layer together; more would only grow the intermediate results.
+  constexpr std::int64_t kElements = 8'000'000;
+  pictures_at_once_ = std::max<std::int64_t>(1, kElements / (vision.intermediate_size * tiles_ * (tokens_ + padding_)));
 }
 
 at::Tensor VisionTower::embed(const at::Tensor& pixel_values, std::int64_t aspect_ratio_id) const {
-  const std::int64_t rows = pixel_values.size(2) / patch_size_;
+  const std::int64_t pictures = pixel_values.size(0), rows = pixel_values.size(-1) / patch_size_;
   // The convolution's stride is its kernel, so it is one product over cut-out patches.
   const at::Tensor patches = pixel_values.to(class_embedding_.device(), type_)
-                                 .reshape({tiles_, 3, rows, patch_size_, rows, patch_size_})
+                                 .reshape({pictures * tiles_, 3, rows, patch_size_, rows, patch_size_})
                                  .permute({0, 2, 4, 1, 3, 5})
-                                 .reshape({tiles_, rows * rows, 3 * patch_size_ * patch_size_});
+                                 .reshape({pictures, tiles_, rows * rows, 3 * patch_size_ * patch_size_});
   const at::Tensor embedded = at::linear(patches, patch_weight_.view({width_, -1}), {}) + pre_tile_(aspect_ratio_id);
-  const at::Tensor with_class = at::cat({class_embedding_.expand({tiles_, 1, width_}), embedded}, 1);
+  const at::Tensor with_class = at::cat({class_embedding_.expand({pictures, tiles_, 1, width_}), embedded}, 2);
   const at::Tensor gate = at::tanh(position_gate_);
   const at::Tensor of_tiles =
       tile_position_embedding_.select(0, aspect_ratio_id).to(type_).view({tiles_, tokens_, width_});
@@ -125,31 +129,32 @@ at::Tensor VisionTower::embed(const at::Tensor& pixel_values, std::int64_t aspec
 at::Tensor VisionTower::add_tile_embedding(const at::Tensor& hidden, std::int64_t aspect_ratio_id) const {
   const at::Tensor embedding = post_tile_(aspect_ratio_id);
   const auto added = [&](std::int64_t first, std::int64_t per_tile) {
-    return (hidden.narrow(0, first, tiles_ * per_tile).view({tiles_, per_tile, width_}) + embedding).flatten(0, 1);
+    return (hidden.narrow(1, first, tiles_ * per_tile).unflatten(1, {tiles_, per_tile}) + embedding).flatten(1, 2);
   };
-  return at::cat({added(0, tokens_), added(tiles_ * tokens_, padding_)}, 0);
+  return at::cat({added(0, tokens_), added(tiles_ * tokens_, padding_)}, 1);
 }
 
 at::Tensor VisionTower::operator()(const at::Tensor& pixel_values, std::int64_t tiles,
                                    std::int64_t aspect_ratio_id) const {
   // The order of tokens is free: those of used tiles, of unused ones, then the zeros that fill each tile to a multiple
   // of 8. So what is real is one piece, and so is what is padding.
-  const std::int64_t real = tiles * tokens_, tokens = tiles_ * tokens_;
-  const at::Tensor embedded = norm_pre_(embed(pixel_values, aspect_ratio_id)).flatten(0, 1);
-  at::Tensor hidden = at::cat({embedded, at::zeros({tiles_ * padding_, width_}, embedded.options())}, 0);
+  const std::int64_t pictures = pixel_values.size(0), real = tiles * tokens_, tokens = tiles_ * tokens_;
+  const at::Tensor embedded = norm_pre_(embed(pixel_values, aspect_ratio_id)).flatten(1, 2);
+  at::Tensor hidden = at::cat({embedded, at::zeros({pictures, tiles_ * padding_, width_}, embedded.options())}, 1);
   std::vector<at::Tensor> intermediate;
   for (std::size_t i = 0; i < local_.size(); ++i) {
     check_interrupt();
     if (std::ranges::find(intermediate_layers_, static_cast<std::int64_t>(i)) != intermediate_layers_.end())
-      intermediate.push_back(hidden.narrow(0, 0, tokens));
-    hidden = local_[i](hidden, real);
+      intermediate.push_back(hidden.narrow(1, 0, tokens));
+    hidden = recomputed([&layer = local_[i], real](const at::Tensor& x) { return layer(x, real); }, hidden);
   }
   hidden = add_tile_embedding(norm_post_(hidden), aspect_ratio_id);
   for (const VisionLayer& layer : global_) {
     check_interrupt();
-    hidden = layer(hidden, real);
+    hidden = recomputed([&layer, real](const at::Tensor& x) { return layer(x, real); }, hidden);
   }
-  return at::cat({hidden.narrow(0, 0, tokens), at::stack(intermediate, -1).flatten(1)}, 1).view({tiles_, tokens_, -1});
+  return at::cat({hidden.narrow(1, 0, tokens), at::stack(intermediate, -1).flatten(2)}, 2)
+      .view({pictures * tiles_, tokens_, -1});
 }
 
 }  // namespace vlmzoo::llama_vision

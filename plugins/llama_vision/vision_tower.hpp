@@ -18,8 +18,8 @@ namespace vlmzoo::llama_vision {
 class VisionLayer {
  public:
   VisionLayer(Weights& weights, const VisionConfig& vision, const std::string& prefix, bool gated);
-  /// [T, C] -> [T, C]. The first `real` tokens see all, the others, padding, see only the first: what the reference's
-  /// mask comes to.
+  /// [I, T, C] -> [I, T, C] of I pictures. The first `real` tokens see all, the others, padding, see only the first:
+  /// what the reference's mask comes to.
   at::Tensor operator()(const at::Tensor& x, std::int64_t real) const;
 
  private:
@@ -49,15 +49,17 @@ class VisionTower {
  public:
   VisionTower(Weights& weights, const LlamaVisionConfig& config);
 
-  /// One picture: pixels [M, 3, S, S], of which the first `tiles` are used, and the id of its grid -> [M, P, C · (1 +
-  /// k)]: the final state, then k intermediate ones, interleaved channel by channel.
+  /// I pictures of one grid: pixels [I, M, 3, S, S], of which the first `tiles` are used, and the id of the grid -> [I
+  /// · M, P, C · (1 + k)]: the final state, then k intermediate ones, interleaved channel by channel.
   at::Tensor operator()(const at::Tensor& pixel_values, std::int64_t tiles, std::int64_t aspect_ratio_id) const;
+
+  std::int64_t pictures_at_once() const { return pictures_at_once_; }  ///< that are worth going together
 
  private:
   at::Tensor embed(const at::Tensor& pixel_values, std::int64_t aspect_ratio_id) const;
   at::Tensor add_tile_embedding(const at::Tensor& hidden, std::int64_t aspect_ratio_id) const;
 
-  std::int64_t patch_size_, tiles_, tokens_, padding_, width_;
+  std::int64_t patch_size_, tiles_, tokens_, padding_, width_, pictures_at_once_ = 1;
   std::vector<std::int64_t> intermediate_layers_;
   at::ScalarType type_;
   at::Tensor patch_weight_, class_embedding_, position_gate_, position_embedding_, tile_position_embedding_;

@@ -64,7 +64,7 @@ TEXT = [
 ]
 
 
-def learn(regex, normalizer, size):
+def learn(regex, normalizer, size, text=TEXT):
     """A tokenizer of `size` entries: 256 bytes and size - 256 merges."""
     tokenizer = Tokenizer(models.BPE())
     if normalizer:
@@ -76,7 +76,7 @@ def learn(regex, normalizer, size):
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(vocab_size=size, min_frequency=2, show_progress=False,
                                   initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
-    tokenizer.train_from_iterator(TEXT, trainer)
+    tokenizer.train_from_iterator(text, trainer)
     assert tokenizer.get_vocab_size() == size, tokenizer.get_vocab_size()
     return tokenizer
 

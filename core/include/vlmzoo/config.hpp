@@ -52,8 +52,28 @@ struct ModelConfig {
 };
 
 struct TrainingConfig {
-  std::int64_t epochs = 15, batch_size = 2, gradient_accumulation_steps = 8, warmup_steps = 200, max_length = 128;
-  double learning_rate = 5.0e-5, weight_decay = 1.0e-4, gradient_clip = 1.0;
+  std::int64_t epochs = 15, batch_size = 2, gradient_accumulation_steps = 8, warmup_steps = 200;
+  std::int64_t max_length = 128;  ///< tokens of question and answer; the question is cut
+  std::int64_t max_steps = 0;     ///< optimizer steps that end the run; 0: all epochs
+  double learning_rate = 5.0e-5, weight_decay = 1.0e-4;
+  double gradient_clip = 1.0;                ///< largest norm of all gradients; 0: off
+  std::string optimizer = "adamw";           ///< adamw | muon
+  std::string lr_scheduler_type = "cosine";  ///< cosine | linear | constant, behind the warm-up
+  double ema_decay = 0;  ///< moving average of the weights, which is what is evaluated and saved; 0: off
+  double label_smoothing = 0;
+  bool balanced_classes = false;      ///< rare classes count as much as frequent ones
+  std::vector<double> class_weights;  ///< one per class; empty: all 1
+  double classification_loss_weight = 1, language_loss_weight = 1;
+  double language_loss_from = 0;  ///< part of the run, 0 to 1, before which the language loss doesn't count
+  double region_loss_weight = 0;  ///< of an extra loss on where things lie (regions.jsonl); its layer is thrown away
+  std::string prompt = "How many receipts are there?";  ///< question where the data has answers but no questions
+  std::vector<std::string> augmentations;               ///< flip | rotate | brightness
+  std::string cache_features = "auto";                  ///< auto | always | never: vision runs once per picture
+  std::int64_t early_stopping_patience = 0;     ///< evaluations in a row without improvement that end the run; 0: off
+  std::int64_t max_eval_samples = 0;            ///< of the validation split; 0: all
+  std::int64_t eval_steps = 0, save_steps = 0;  ///< steps between evaluations and checkpoints; 0: each epoch
+  std::int64_t logging_steps = 10;
+  std::int64_t seed = 0;  ///< of order, augmentation and dropout
   bool fp16 = false, bf16 = false, flash_attention = false, torch_compile = false, memory_efficient = false,
        low_cpu_mem_usage = false;
 };

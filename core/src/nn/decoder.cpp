@@ -7,6 +7,7 @@
 #include "rows_kernels.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/nn/layers.hpp"
+#include "vlmzoo/nn/recompute.hpp"
 
 namespace vlmzoo {
 
@@ -92,9 +93,18 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCa
   return output_(mixed.size() == 1 ? mixed.front() : at::cat(mixed, 0));
 }
 
-at::Tensor DecoderLayer::operator()(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const {
+at::Tensor DecoderLayer::run(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const {
   const at::Tensor attended = hidden + attend(input_norm_(hidden), rows, cache);
   return attended + mlp_(post_norm_(attended));
+}
+
+at::Tensor DecoderLayer::operator()(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const {
+  if (!recompute_wanted()) return run(hidden, rows, cache);
+  const auto again = [this, rows, &cache, lengths = cache.lengths()](const at::Tensor& x) {
+    const KvCache::Rewound place(cache, lengths);
+    return run(x, rows, cache);
+  };
+  return recomputed(again, hidden);
 }
 
 }  // namespace vlmzoo

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "vlmzoo/export.hpp"
@@ -31,6 +32,22 @@ class VLMZOO_API KvCache {
                                            const at::Tensor& value);
   /// Moves the end of a sequence forward once all layers have appended.
   void advance(std::int64_t sequence, std::int64_t tokens);
+
+  const std::vector<std::int64_t>& lengths() const { return lengths_; }
+  /// Puts the ends of all sequences back to where they were, for as long as it lives: a layer that is computed again.
+  class Rewound {
+   public:
+    Rewound(KvCache& cache, std::vector<std::int64_t> lengths) : cache_(cache), kept_(std::move(lengths)) {
+      kept_.swap(cache_.lengths_);
+    }
+    ~Rewound() { kept_.swap(cache_.lengths_); }
+    Rewound(const Rewound&) = delete;
+    Rewound& operator=(const Rewound&) = delete;
+
+   private:
+    KvCache& cache_;
+    std::vector<std::int64_t> kept_;
+  };
 
  private:
   KvCacheShape shape_;

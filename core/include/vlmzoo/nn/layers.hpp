@@ -110,6 +110,7 @@ class VLMZOO_API DecoderLayer {
 
  private:
   at::Tensor attend(const at::Tensor& x, const TokenRows& rows, KvCache& cache) const;
+  at::Tensor run(const at::Tensor& hidden, const TokenRows& rows, KvCache& cache) const;
 
   RmsNorm input_norm_, post_norm_;
   Linear qkv_, output_;

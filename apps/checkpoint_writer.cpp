@@ -1,4 +1,4 @@
-#include "random_weights.hpp"
+#include "checkpoint_writer.hpp"
 
 #include <ATen/Parallel.h>
 #include <c10/util/BFloat16.h>
@@ -7,12 +7,15 @@
 
 #include <algorithm>
 #include <cstring>
+#include <system_error>
 #include <vector>
 
 #include "output.hpp"
 #include "parallel.hpp"
+#include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -27,12 +30,12 @@ std::uint64_t bytes_of(const Parameter& parameter, DType dtype) {
 }
 
 /// In the order of `parameters`, which is the order in which they are read; a tensor is never split.
-std::vector<Shard> make_shards(const Parameters& parameters, const RandomWeights& options) {
+std::vector<Shard> make_shards(const Parameters& parameters, const CheckpointFormat& format) {
   std::vector<Shard> result(1);
   std::uint64_t bytes = 0;
   for (const Parameter& parameter : parameters.list) {
-    const std::uint64_t more = bytes_of(parameter, options.dtype);
-    if (!result.back().empty() && bytes + more > options.max_shard_bytes) {
+    const std::uint64_t more = bytes_of(parameter, format.dtype);
+    if (!result.back().empty() && bytes + more > format.max_shard_bytes) {
       result.emplace_back();
       bytes = 0;
     }
@@ -63,7 +66,7 @@ void convert(std::span<const float> values, DType dtype, std::byte* out) {
 }
 
 /// Elements [first, first + count) of the tensor in `dtype`.
-void make_piece(const Parameter& parameter, const RandomWeights& options, std::uint64_t first,
+void make_piece(const Parameter& parameter, DType dtype, const WeightSource& source, std::uint64_t first,
                 std::vector<float>& values, std::vector<std::byte>& out, std::uint64_t count) {
   const int threads = at::get_num_threads();
   const std::uint64_t share = (count + threads - 1) / threads;
@@ -71,26 +74,26 @@ void make_piece(const Parameter& parameter, const RandomWeights& options, std::u
     const std::uint64_t begin = std::min(count, share * thread), end = std::min(count, begin + share);
     const std::span<float> part(values.data() + begin, values.data() + end);
     if (part.empty()) return;
-    fill_formula(parameter.name, parameter.shape, options.seed, first + begin, part);
-    convert(part, options.dtype, out.data() + begin * size_of(options.dtype));
+    source(parameter, first + begin, part);
+    convert(part, dtype, out.data() + begin * size_of(dtype));
   });
 }
 
-void write_shard(const Shard& shard, const RandomWeights& options, const std::filesystem::path& path,
+void write_shard(const Shard& shard, DType dtype, const WeightSource& source, const std::filesystem::path& path,
                  Progress& progress) {
   std::vector<TensorEntry> entries;
-  for (const Parameter* parameter : shard) entries.push_back({parameter->name, options.dtype, parameter->shape, 0, 0});
+  for (const Parameter* parameter : shard) entries.push_back({parameter->name, dtype, parameter->shape, 0, 0});
   SafetensorsWriter writer(path, std::move(entries), {{"format", "pt"}});
   std::vector<float> values(kPiece);
-  std::vector<std::byte> out(kPiece * size_of(options.dtype));
+  std::vector<std::byte> out(kPiece * size_of(dtype));
   for (const Parameter* parameter : shard) {
     const auto count = static_cast<std::uint64_t>(parameter->count());
     for (std::uint64_t first = 0; first < count; first += kPiece) {
       check_interrupt();
       const std::uint64_t piece = std::min(kPiece, count - first);
-      make_piece(*parameter, options, first, values, out, piece);
-      writer.write(std::span(out).first(piece * size_of(options.dtype)));
-      progress.advance(piece * size_of(options.dtype));
+      make_piece(*parameter, dtype, source, first, values, out, piece);
+      writer.write(std::span(out).first(piece * size_of(dtype)));
+      progress.advance(piece * size_of(dtype));
     }
   }
   writer.commit();
@@ -104,19 +107,29 @@ std::uint64_t total_bytes(const Parameters& parameters, DType dtype) {
   return result;
 }
 
-void write_random_weights(const Parameters& parameters, const RandomWeights& options,
-                          const std::filesystem::path& folder) {
-  const std::vector<Shard> shards = make_shards(parameters, options);
-  const std::uint64_t total = total_bytes(parameters, options.dtype);
-  Progress progress("writing random weights", total, "B");
+void check_space(const std::filesystem::path& folder, std::uint64_t bytes) {
+  std::error_code error;
+  const auto space = std::filesystem::space(folder, error);
+  if (!error && space.available < bytes) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: {} are free, the weights need {}", folder.parent_path().string(),
+                                            format_bytes(space.available), format_bytes(bytes)));
+  }
+}
+
+void write_weights(const Parameters& parameters, const CheckpointFormat& format, const WeightSource& source,
+                   const char* what, const std::filesystem::path& folder) {
+  const std::uint64_t total = total_bytes(parameters, format.dtype);
+  check_space(folder, total);
+  const std::vector<Shard> shards = make_shards(parameters, format);
+  Progress progress(what, total, "B");
   if (shards.size() == 1) {
-    write_shard(shards.front(), options, folder / "model.safetensors", progress);
+    write_shard(shards.front(), format.dtype, source, folder / "model.safetensors", progress);
     return;
   }
   OrderedJson index = {{"metadata", {{"total_size", total}}}, {"weight_map", OrderedJson::object()}};
   for (std::size_t i = 0; i < shards.size(); ++i) {
     const std::string name = fmt::format("model-{:05}-of-{:05}.safetensors", i + 1, shards.size());
-    write_shard(shards[i], options, folder / name, progress);
+    write_shard(shards[i], format.dtype, source, folder / name, progress);
     for (const Parameter* parameter : shards[i]) index["weight_map"][parameter->name] = name;
   }
   write_file(folder / "model.safetensors.index.json", to_text(index));

@@ -1,0 +1,361 @@
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/tensor.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <filesystem>
+#include <memory>
+#include <optional>
+
+#include "cache.hpp"
+#include "commands.hpp"
+#include "data/dataset.hpp"
+#include "evaluation/predictions.hpp"
+#include "session.hpp"
+#include "training/export.hpp"
+#include "training/feature_table.hpp"
+#include "training/trainer.hpp"
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/files.hpp"
+#include "vlmzoo/log.hpp"
+#include "vlmzoo/system.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+struct TrainOptions {
+  std::string data, output;
+  std::int64_t limit = 0;
+  bool resume = false, force = false, skip_bad = false;
+  CacheOptions cache;
+
+  void add_to(Options& options) {
+    options.add()("data", po::value(&data)->value_name("FOLDER|FILE"), "labels.csv, *.jsonl, or a folder per class")(
+        "output", po::value(&output)->value_name("FOLDER"), "folder of this run: checkpoints, metrics, results")(
+        "limit", po::value(&limit)->value_name("N"), "the first N samples of each split")(
+        "resume", po::bool_switch(&resume), "go on with the run in --output")("force", po::bool_switch(&force),
+                                                                              "begin anew where --output holds a run")(
+        "skip-bad", po::bool_switch(&skip_bad), "leave rows and pictures that can't be read out, and count them");
+    cache.add_to(options);
+  }
+};
+
+/// The samples of both splits. Data without splits has nothing to validate on.
+struct TrainingData {
+  Dataset train, validation;
+
+  bool has_answers() const {
+    return std::ranges::any_of(train.samples, [](const Sample& sample) { return !sample.answer.empty(); });
+  }
+  /// Changes with samples, labels and answers.
+  std::string fingerprint() const {
+    std::string text;
+    for (const Dataset* data : {&train, &validation}) {
+      for (const Sample& sample : data->samples) {
+        text += fmt::format("{}\n{}\n{}\n{}\n", sample.id, sample.label, sample.question, sample.answer);
+      }
+    }
+    return sha256(std::as_bytes(std::span(text)));
+  }
+};
+
+TrainingData load_data(const TrainOptions& options, const Session& session) {
+  const ModelConfig& model = session.config().model;
+  DataRequest request;
+  request.path = options.data;
+  request.split = "train";
+  request.limit = options.limit;
+  request.skip_bad = options.skip_bad;
+  request = with_classes(std::move(request), session);
+  if (request.class_names.empty() && session.config().origins.contains("model.num_classes")) {
+    request.num_classes = model.num_classes;
+  }
+  TrainingData data{load_dataset(request), {}};
+  if (data.train.samples.front().split.empty()) {
+    warn("the data has no splits, so nothing is left to validate on: the last step's weights are kept");
+    return data;
+  }
+  request.class_names = data.train.class_names;
+  request.split = "val";
+  try {
+    data.validation = load_dataset(request);
+  } catch (const Error& error) {
+    if (error.code() != ErrorCode::kMismatch) throw;
+    warn(fmt::format("no validation: {}", error.what()));
+  }
+  const std::int64_t most = session.config().training.max_eval_samples;
+  if (most > 0 && std::ssize(data.validation.samples) > most) {
+    data.validation.samples.resize(static_cast<std::size_t>(most));
+  }
+  return data;
+}
+
+/// What the configuration comes down to with this data.
+struct TrainingMode {
+  bool vision = false, language = false;  ///< trainable roles that a loss reaches
+  bool answers = false, regions = false, cached = false;
+};
+
+TrainingMode mode_of(const Config& config, const TrainingData& data) {
+  const TrainingConfig& training = config.training;
+  TrainingMode mode;
+  mode.vision = !config.model.freeze_vision_encoder;
+  const bool language = config.model.multimodal && !config.model.freeze_language_model;
+  mode.answers =
+      training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal && (language || mode.vision);
+  mode.language = language && mode.answers;
+  if (language && !mode.language) {
+    info("the data has no answers to learn, so the language model isn't trained, nor loaded");
+  }
+  mode.regions = training.region_loss_weight > 0;
+  if (mode.regions && !mode.vision) {
+    throw Error(ErrorCode::kConfig,
+                "training.region_loss_weight teaches the vision encoder, which is frozen; set "
+                "model.freeze_vision_encoder=false, or leave the weight at 0");
+  }
+  const bool possible = !mode.vision && !mode.language && training.augmentations.empty();
+  if (training.cache_features == "always" && !possible) {
+    throw Error(ErrorCode::kConfig,
+                fmt::format("training.cache_features is always, but {}: cached features would be wrong",
+                            mode.vision     ? "the vision encoder is trained"
+                            : mode.language ? "the language model is trained"
+                                            : "training.augmentations changes the pictures"));
+  }
+  mode.cached = possible && training.cache_features != "never";
+  return mode;
+}
+
+/// Settings that this machine or program can't follow are told, or refused.
+TrainingConfig settled(TrainingConfig training) {
+  if (training.fp16) {
+    throw Error(ErrorCode::kUnsupported, "training.fp16 would need loss scaling, which isn't there; use training.bf16");
+  }
+  const CpuFeatures& cpu = cpu_features();
+  if (training.bf16 && !cpu.avx512_bf16 && !cpu.amx_bf16) {
+    warn_once("training.bf16: this processor has neither avx512_bf16 nor AMX, so it computes in fp32");
+    training.bf16 = false;
+  }
+  if (training.flash_attention) info("training.flash_attention: LibTorch chooses the attention kernel by itself");
+  if (training.low_cpu_mem_usage) info("training.low_cpu_mem_usage: weights are always read one by one");
+  return training;
+}
+
+ClassificationLoss classification_of(const TrainingConfig& training, const Dataset& train) {
+  ClassificationLoss loss{training.label_smoothing, training.class_weights};
+  if (training.balanced_classes) {
+    if (!loss.class_weights.empty()) {
+      throw Error(ErrorCode::kConfig,
+                  "training.balanced_classes and training.class_weights both weigh the classes; "
+                  "keep one of them");
+    }
+    loss.class_weights = balanced_class_weights(train.class_counts());
+  }
+  const auto classes = std::ssize(train.class_names);
+  if (!loss.class_weights.empty() && std::ssize(loss.class_weights) != classes) {
+    throw Error(ErrorCode::kConfig, fmt::format("training.class_weights has {} entries for {} classes",
+                                                loss.class_weights.size(), classes));
+  }
+  return loss;
+}
+
+std::vector<std::int64_t> labels_of(const Dataset& data) {
+  std::vector<std::int64_t> labels;
+  for (const Sample& sample : data.samples) labels.push_back(sample.label);
+  return labels;
+}
+
+/// Batches of a table: rows are samples.
+BatchSource source_of(const FeatureTable& table, const std::vector<std::int64_t>& labels,
+                      const ClassificationLoss& loss) {
+  const auto labels_at = [&table, &labels](std::span<const std::int64_t> rows) {
+    std::vector<std::int64_t> chosen;
+    for (const std::int64_t row : rows) {
+      chosen.push_back(labels[static_cast<std::size_t>(table.samples[static_cast<std::size_t>(row)])]);
+    }
+    return at::tensor(chosen, at::kLong);
+  };
+  BatchSource source;
+  source.samples = std::ssize(table.samples);
+  source.prepare = [&table, labels_at](std::span<const std::int64_t> rows, std::int64_t) {
+    Batch batch;
+    batch.samples.assign(rows.begin(), rows.end());
+    batch.labels = labels_at(rows);
+    batch.pooled = table.pooled.index_select(0, at::tensor(batch.samples, at::kLong));
+    return batch;
+  };
+  source.totals = [labels_at, loss](std::span<const std::int64_t> rows) {
+    return StepTotals{label_weight(labels_at(rows), loss), 0, std::ssize(rows)};
+  };
+  return source;
+}
+
+BatchSource source_of(const BatchMaker& maker, const Dataset& data, const ClassificationLoss& loss) {
+  BatchSource source;
+  source.samples = std::ssize(data.samples);
+  source.prepare = [&maker](std::span<const std::int64_t> samples, std::int64_t epoch) {
+    return maker.make(samples, epoch);
+  };
+  source.totals = [&maker, loss](std::span<const std::int64_t> samples) { return maker.totals(samples, loss); };
+  return source;
+}
+
+std::map<std::string, std::vector<Region>> load_regions(const std::string& data) {
+  const fs::path path = data, folder = fs::is_directory(path) ? path : path.parent_path();
+  return read_regions(folder / "regions.jsonl");
+}
+
+/// One run from its data to its results.
+class Run {
+ public:
+  Run(const Session& session, const TrainOptions& options)
+      : session_(session),
+        options_(options),
+        training_(settled(session.config().training)),
+        data_(load_data(options, session)),
+        mode_(mode_of(session.config(), data_)),
+        classification_(classification_of(training_, data_.train)),
+        model_config_(session.config().model) {
+    model_config_.class_names = data_.train.class_names;
+    model_config_.num_classes = std::ssize(data_.train.class_names);
+    model_config_.freeze_language_model = !mode_.language;
+    if (training_.batch_size == 1 && model_config_.classifier.batch_norm) {
+      throw Error(ErrorCode::kConfig,
+                  "model.classifier.batch_norm needs batches of at least two; raise "
+                  "training.batch_size, or set model.classifier.batch_norm=false");
+    }
+  }
+
+  int operator()() {
+    const std::string& resolved = session_.config().resolved;
+    const std::string data = data_.fingerprint();
+    const RunFolder folder = options_.resume ? RunFolder::open(options_.output, resolved, data)
+                                             : RunFolder::create(options_.output, options_.force, resolved, data);
+    const ModelInfo info = session_.create({.plan_only = true})->info();
+    Head head = make_head(info, model_config_);
+    return mode_.cached ? train_head(folder, head) : train_jointly(folder, head);
+  }
+
+ private:
+  const Model& model() {
+    if (!model_) {
+      CreateOptions wanted;
+      wanted.trainable = !mode_.cached;
+      if (!mode_.answers) wanted.roles = RoleSet::vision_only();
+      model_ = session_.create(wanted, model_config_);
+    }
+    return *model_;
+  }
+
+  int train_head(const RunFolder& folder, Head& head) {
+    const auto store = options_.cache.open("features", model_fingerprint(session_));
+    const auto table_of = [&](const Dataset& data) {
+      FeatureTable table = make_feature_table(
+          data, store.get(), [this]() -> const Model& { return model(); }, options_.skip_bad);
+      for (const std::string& message : table.skipped) warn(message);
+      skipped_ += std::ssize(table.skipped);
+      return table;
+    };
+    const FeatureTable features = table_of(data_.train),
+                       validation = data_.validation.samples.empty() ? FeatureTable{} : table_of(data_.validation);
+    vlmzoo::info(fmt::format("features of {} pictures, {} of them computed now, the rest cached",
+                             features.samples.size() + validation.samples.size(),
+                             features.computed + validation.computed));
+    model_.reset();
+    release_freed_memory();
+    const std::vector<std::int64_t> train_labels = labels_of(data_.train), all = labels_of(data_.validation);
+    std::vector<std::int64_t> labels;
+    for (const std::int64_t sample : validation.samples) labels.push_back(all[static_cast<std::size_t>(sample)]);
+    Objective objective(nullptr, head, training_, classification_);
+    return train(folder, head, objective, source_of(features, train_labels, classification_),
+                 source_of(validation, all, classification_), labels);
+  }
+
+  int train_jointly(const RunFolder& folder, Head& head) {
+    std::map<std::string, std::vector<Region>> regions;
+    if (mode_.regions) regions = load_regions(options_.data);
+    BatchPlan plan;
+    plan.text = plan.answers = mode_.answers;
+    plan.skip_bad = options_.skip_bad;
+    plan.augmentations = training_.augmentations;
+    plan.prompt = training_.prompt;
+    plan.max_length = training_.max_length;
+    plan.seed = training_.seed;
+    plan.regions = mode_.regions ? &regions : nullptr;
+    BatchPlan plain;
+    plain.skip_bad = options_.skip_bad;
+    const BatchMaker train_maker(model(), data_.train, plan), validation_maker(model(), data_.validation, plain);
+    Objective objective(&model(), head, training_, classification_);
+    return train(folder, head, objective, source_of(train_maker, data_.train, classification_),
+                 source_of(validation_maker, data_.validation, classification_), labels_of(data_.validation));
+  }
+
+  int train(const RunFolder& folder, Head& head, Objective& objective, const BatchSource& source,
+            const BatchSource& validation, const std::vector<std::int64_t>& labels) {
+    Trainer trainer(training_, objective, folder, source, validation, labels, head.num_classes(),
+                    model_config_.classifier.batch_norm);
+    if (options_.resume && folder.has_checkpoint()) {
+      trainer.resume();
+      vlmzoo::info(fmt::format("resumed at step {}", trainer.state().step));
+    }
+    const bool ended = trainer.run();
+    skipped_ += trainer.skipped();
+    if (skipped_ > 0) warn(fmt::format("{} samples were left out", skipped_));
+    if (!ended) {
+      warn(fmt::format("interrupted at step {}; go on with --resume", trainer.state().step));
+      return exit_code(ErrorCode::kInterrupted);
+    }
+    write_results(folder, head);
+    return 0;
+  }
+
+  void write_results(const RunFolder& folder, const Head& head) {
+    save_head(folder.path() / "head.safetensors", head);
+    std::string overrides = "model:\n  head: head.safetensors\n";
+    if (model_ && !model_->parameters().trainable.empty()) {
+      export_model(*model_, model_config_, folder.path() / "model");
+      overrides += "  pretrained_path: model\n  pretrained: true\n";
+    }
+    write_file(folder.path() / "trained.yaml", "extends: config.yaml\n" + overrides);
+    print(fmt::format("{}\n", (folder.path() / "trained.yaml").string()));
+  }
+
+  const Session& session_;
+  const TrainOptions& options_;
+  TrainingConfig training_;
+  TrainingData data_;
+  TrainingMode mode_;
+  ClassificationLoss classification_;
+  ModelConfig model_config_;
+  std::unique_ptr<Model> model_;
+  std::int64_t skipped_ = 0;
+};
+
+}  // namespace
+
+int run_train(Arguments arguments) {
+  HostOptions host;
+  ModelOptions model_options;
+  ThreadOption threads;
+  TrainOptions train;
+  Options options(
+      {"train", "[options] --data FOLDER|FILE --output FOLDER",
+       "Trains a head on a model's features, or model and head together: whatever the configuration doesn't\n"
+       "freeze. Can be stopped at any time (Ctrl-C, SIGTERM, a crash) and goes on with --resume.",
+       "vlmzoo train --config configs/internvl.yaml --data receipts/ --output runs/receipts"});
+  train.add_to(options);
+  model_options.add_to(options);
+  threads.add_to(options);
+  host.add_to(options);
+  if (!options.parse(arguments)) return 0;
+  if (train.data.empty()) throw Error(ErrorCode::kUsage, "--data is missing");
+  if (train.output.empty()) throw Error(ErrorCode::kUsage, "--output is missing");
+  if (train.resume && train.force) throw Error(ErrorCode::kUsage, "--resume and --force exclude each other");
+  host.apply();
+  threads.apply(options);
+  const Session session(host, model_options, options);
+  return Run(session, train)();
+}
+
+}  // namespace vlmzoo::app

@@ -1,0 +1,131 @@
+#include "training/objective.hpp"
+
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/binary_cross_entropy_with_logits.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/zeros.h>
+
+#include <cmath>
+#include <memory>
+
+#include "vlmzoo/nn/autocast.hpp"
+#include "vlmzoo/nn/recompute.hpp"
+#include "vlmzoo/weights.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+void add(std::optional<double>& sum, const std::optional<double>& value) {
+  if (value) sum = sum.value_or(0) + *value;
+}
+
+}  // namespace
+
+LossParts& LossParts::operator+=(const LossParts& other) {
+  total += other.total;
+  add(classification, other.classification);
+  add(language, other.language);
+  add(region, other.region);
+  return *this;
+}
+
+Objective::Objective(const Model* model, Head& head, const TrainingConfig& training,
+                     const ClassificationLoss& classification)
+    : model_(model), head_(head), training_(training), classification_(classification) {
+  const auto take = [&](const char* prefix, std::vector<TrainedTensor> tensors) {
+    for (TrainedTensor& tensor : tensors) {
+      tensor.name = prefix + tensor.name;
+      trained_.push_back(std::move(tensor));
+    }
+  };
+  if (model != nullptr) {
+    take("model.", trained_tensors(*model));
+  }
+  take("head.", trained_tensors(head));
+  if (model != nullptr && training.region_loss_weight > 0) {
+    regions_.emplace(*model);
+    const std::int64_t width = model->info().num_features;
+    region_weight_ = at::empty({2, width}, at::kFloat);
+    fill_formula("region.weight", region_weight_.sizes(), training.seed, 0,
+                 {region_weight_.mutable_data_ptr<float>(), static_cast<std::size_t>(region_weight_.numel())});
+    region_bias_ = at::zeros({2}, at::kFloat);
+    region_weight_.requires_grad_(true);
+    region_bias_.requires_grad_(true);
+    take("region.", {{"weight", region_weight_, {}}, {"bias", region_bias_, {}}});
+  }
+}
+
+std::vector<NamedTensor> Objective::buffers() const {
+  std::vector<NamedTensor> result;
+  for (const NamedTensor& named : head_.tensors()) {
+    if (!named.trainable) result.push_back({"head." + named.name, named.tensor, false});
+  }
+  return result;
+}
+
+std::vector<NamedTensor> Objective::state() const {
+  std::vector<NamedTensor> result;
+  for (const TrainedTensor& tensor : trained_) result.push_back({tensor.name, tensor.value, true});
+  for (const NamedTensor& named : buffers()) result.push_back(named);
+  return result;
+}
+
+at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
+                                    const StepTotals& totals) const {
+  const TextOutput output = model_->forward(batch.inputs, &features, cache);
+  return language_loss(
+      output.last_hidden_state, batch.targets, [this](const at::Tensor& x) { return model_->lm_head(x); },
+      {.label_smoothing = 0}, static_cast<double>(totals.answer_tokens));
+}
+
+at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const {
+  const at::Tensor& hidden = features.last_hidden_state;
+  const std::int64_t before = RegionTargets::tokens_before_patches(hidden.size(1));
+  const RegionTargets::Patches patches = (*regions_)(batch.region_pixels, hidden.size(1));
+  const at::Tensor scores =
+      at::linear(hidden.narrow(1, before, hidden.size(1) - before).to(at::kFloat), region_weight_, region_bias_);
+  const at::Tensor sum =
+      at::binary_cross_entropy_with_logits(scores, patches.targets, patches.weights, {}, at::Reduction::Sum);
+  const double share = static_cast<double>(batch.labels.size(0)) / static_cast<double>(totals.pictures);
+  return sum / (2 * patches.weights.sum().item<double>()) * share;
+}
+
+LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
+  const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+  const RecomputeScope recompute(training_.memory_efficient);
+  std::unique_ptr<KvCache> cache;  // outlives the backward pass, which may use it again
+  LossParts parts;
+  at::Tensor total;
+  const auto count = [&](std::optional<double>& part, const at::Tensor& loss, double weight) {
+    part = loss.item<double>();
+    parts.total += weight * *part;
+    if (weight != 0) total = total.defined() ? total + weight * loss : weight * loss;
+  };
+  ImageFeatures features;
+  if (!batch.pooled.defined()) features = model_->encode_images(batch.inputs);
+  if (training_.classification_loss_weight > 0) {
+    const at::Tensor pooled = batch.pooled.defined() ? batch.pooled : pool_image_features(features);
+    const HeadOutput output = head_.forward_training(pooled.to(at::kFloat));
+    count(parts.classification, classification_loss(output.logits, batch.labels, classification_, totals.label_weight),
+          training_.classification_loss_weight);
+  }
+  if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
+    cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
+    count(parts.language, language_part(batch, features, *cache, totals), training_.language_loss_weight);
+  }
+  if (regions_ && batch.region_pixels.defined()) {
+    count(parts.region, region_part(batch, features, totals), training_.region_loss_weight);
+  }
+  if (total.defined() && std::isfinite(parts.total)) total.backward();
+  return parts;
+}
+
+at::Tensor Objective::logits(const Batch& batch) const {
+  const at::NoGradGuard no_graph;
+  const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+  if (batch.pooled.defined()) return head_.forward_pooled(batch.pooled).logits;
+  return head_.forward(model_->encode_images(batch.inputs)).logits;
+}
+
+}  // namespace vlmzoo::app

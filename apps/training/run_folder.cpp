@@ -1,0 +1,209 @@
+#include "training/run_folder.hpp"
+
+#include <fcntl.h>
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+#include <sstream>
+#include <system_error>
+#include <utility>
+
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/files.hpp"
+#include "vlmzoo/json.hpp"
+#include "vlmzoo/safetensors.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kCheckpoint = "checkpoint.safetensors";
+constexpr const char* kBest = "best.safetensors";
+constexpr const char* kMetrics = "metrics.jsonl";
+constexpr const char* kConfig = "config.yaml";
+constexpr const char* kResults[] = {kCheckpoint,        kBest,          kMetrics,      kConfig,
+                                    "head.safetensors", "trained.yaml", "report.html", "predictions.csv",
+                                    "temperature.json"};
+
+/// "model.seed" -> "0" of the YAML that core writes: one key per line, sections by indentation.
+std::map<std::string, std::string> flatten(const std::string& yaml) {
+  std::map<std::string, std::string> values;
+  std::vector<std::string> sections;
+  std::istringstream lines(yaml);
+  for (std::string line; std::getline(lines, line);) {
+    const std::size_t indent = line.find_first_not_of(' '), colon = line.find(": ");
+    if (indent == std::string::npos) continue;
+    sections.resize(indent / 2);
+    if (colon == std::string::npos) {
+      sections.push_back(line.substr(indent, line.size() - indent - 1));
+      continue;
+    }
+    std::string path;
+    for (const std::string& section : sections) path += section + ".";
+    values[path + line.substr(indent, colon - indent)] = line.substr(colon + 2);
+  }
+  return values;
+}
+
+/// Those that only say what is told, or how often something is written.
+bool matters(const std::string& key) {
+  return !key.starts_with("generation.") && key != "training.logging_steps" && key != "training.save_steps";
+}
+
+std::string text_of(const RunState& state) {
+  const EarlyStopping& stopping = state.stopping;
+  // Doubles as text that reads back as the same bits.
+  return OrderedJson({{"step", state.step},
+                      {"round", stopping.round},
+                      {"best_round", stopping.best_round},
+                      {"best", fmt::format("{}", stopping.best)},
+                      {"best_loss", fmt::format("{}", state.best_loss)},
+                      {"done", state.done}})
+      .dump();
+}
+
+RunState parse_state(const std::string& text, const std::string& where) {
+  const Json json = parse_json(text, where);
+  const JsonView view(json, where);
+  RunState state;
+  constexpr std::int64_t kMost = std::int64_t{1} << 60;
+  state.step = view.integer("step", 0, kMost);
+  state.stopping.round = view.integer("round", 0, kMost);
+  state.stopping.best_round = view.integer("best_round", -1, kMost);
+  state.stopping.best = std::stod(view.text("best"));
+  state.best_loss = std::stod(view.text("best_loss"));
+  state.done = view.boolean("done");
+  return state;
+}
+
+}  // namespace
+
+std::vector<std::string> training_differences(const std::string& before, const std::string& now) {
+  const std::map<std::string, std::string> a = flatten(before), b = flatten(now);
+  std::vector<std::string> result;
+  for (const auto& [key, value] : b) {
+    const auto found = a.find(key);
+    if (matters(key) && (found == a.end() || found->second != value)) {
+      result.push_back(fmt::format("{} ({} then, {} now)", key, found == a.end() ? "not there" : found->second, value));
+    }
+  }
+  for (const auto& [key, value] : a) {
+    if (matters(key) && !b.contains(key)) result.push_back(fmt::format("{} ({} then, not there now)", key, value));
+  }
+  return result;
+}
+
+RunFolder RunFolder::create(const fs::path& path, bool force, const std::string& config, const std::string& data) {
+  std::error_code error;
+  if (fs::exists(path / kConfig, error) && !force) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
+  }
+  if (fs::exists(path, error) && !fs::is_directory(path, error)) {
+    throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
+  }
+  if (!fs::exists(path, error)) {
+    const fs::path parent = fs::absolute(path).parent_path();
+    if (!fs::is_directory(parent, error)) {
+      throw Error(ErrorCode::kNotFound, fmt::format("folder does not exist: {}", parent.string()));
+    }
+    if (!fs::create_directory(path, error) && error) {
+      throw Error(ErrorCode::kIo, fmt::format("cannot create {}: {}", path.string(), error.message()));
+    }
+  }
+  for (const char* name : kResults) {
+    fs::remove(path / name, error);
+    if (error)
+      throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", (path / name).string(), error.message()));
+  }
+  write_file(path / kConfig, config);
+  return RunFolder(path, data);
+}
+
+RunFolder RunFolder::open(const fs::path& path, const std::string& config, const std::string& data) {
+  std::error_code error;
+  if (!fs::exists(path / kConfig, error)) {
+    throw Error(ErrorCode::kNotFound,
+                fmt::format("{} holds no training run to resume (no {} in it)", path.string(), kConfig));
+  }
+  const std::vector<std::string> differences = training_differences(read_file(path / kConfig), config);
+  if (!differences.empty()) {
+    throw Error(ErrorCode::kConfig,
+                fmt::format("{} was begun with another configuration; these keys differ:\n  {}\nresume it with its own "
+                            "({}), or begin a new run",
+                            path.string(), fmt::join(differences, "\n  "), (path / kConfig).string()));
+  }
+  return RunFolder(path, data);
+}
+
+bool RunFolder::has_checkpoint() const { return fs::exists(path_ / kCheckpoint); }
+bool RunFolder::has_best() const { return fs::exists(path_ / kBest); }
+
+void RunFolder::save(const RunState& state, std::span<const NamedTensor> tensors) const {
+  write_tensors(path_ / kCheckpoint, tensors, {{"vlmzoo_run", text_of(state)}, {"data", data_}});
+}
+
+RunState RunFolder::load(std::span<const NamedTensor> tensors) const {
+  const fs::path file = path_ / kCheckpoint;
+  const std::map<std::string, std::string> metadata = SafetensorsFile(file).metadata();
+  const auto state = metadata.find("vlmzoo_run"), data = metadata.find("data");
+  if (state == metadata.end() || data == metadata.end()) {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: not the checkpoint of a training run", file.string()));
+  }
+  if (data->second != data_) {
+    throw Error(ErrorCode::kMismatch, fmt::format("{} was begun on other data (samples, labels or answers differ); "
+                                                  "resume it with the same --data, or begin a new run",
+                                                  path_.string()));
+  }
+  copy_tensors(file.string(), tensors, read_tensors(file));
+  const RunState result = parse_state(state->second, file.string());
+  cut_metrics(result.step);
+  return result;
+}
+
+void RunFolder::save_best(std::span<const NamedTensor> tensors) const { write_tensors(path_ / kBest, tensors); }
+
+void RunFolder::load_best(std::span<const NamedTensor> tensors) const {
+  copy_tensors((path_ / kBest).string(), tensors, read_tensors(path_ / kBest));
+}
+
+void RunFolder::log(const OrderedJson& line) const {
+  const fs::path file = path_ / kMetrics;
+  const std::string text = line.dump() + "\n";
+  const int descriptor = ::open(file.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+  const bool written = descriptor >= 0 && ::write(descriptor, text.data(), text.size()) == std::ssize(text);
+  const int error = errno;
+  if (descriptor >= 0) ::close(descriptor);
+  if (!written) {
+    throw Error(ErrorCode::kIo, fmt::format("{}: cannot write: {}", file.string(),
+                                            descriptor >= 0 && error == 0 ? "disk full" : std::strerror(error)));
+  }
+}
+
+std::vector<OrderedJson> RunFolder::metrics() const {
+  std::vector<OrderedJson> result;
+  if (!fs::exists(path_ / kMetrics)) return result;
+  std::istringstream lines(read_file(path_ / kMetrics));
+  for (std::string line; std::getline(lines, line);) {
+    OrderedJson json = OrderedJson::parse(line, nullptr, /*allow_exceptions=*/false);
+    if (json.is_object() && json.contains("step") && json["step"].is_number_integer())
+      result.push_back(std::move(json));
+  }
+  return result;
+}
+
+/// What was logged behind the checkpoint will be logged again.
+void RunFolder::cut_metrics(std::int64_t step) const {
+  std::string kept;
+  for (const OrderedJson& line : metrics()) {
+    if (line["step"].get<std::int64_t>() <= step) kept += line.dump() + "\n";
+  }
+  write_file(path_ / kMetrics, kept);
+}
+
+}  // namespace vlmzoo::app

@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <map>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "output.hpp"
+#include "vlmzoo/heads.hpp"
+#include "vlmzoo/training.hpp"
+
+namespace vlmzoo::app {
+
+/// How far a run is, beside its tensors.
+struct RunState {
+  std::int64_t step = 0;  ///< optimizer steps taken
+  EarlyStopping stopping;
+  double best_loss = 0;  ///< of the round that is the best one
+  bool done = false;     ///< the last step is taken, or early stopping ended it
+};
+
+/// The files of one training run. Each appears complete or not at all:
+///   config.yaml            what the run was asked for
+///   checkpoint.safetensors all that a later process needs to go on: tensors, and RunState in the metadata
+///   best.safetensors       model and head of the best evaluation (averaged, with ema_decay)
+///   metrics.jsonl          a line per logged step and per evaluation; appended
+/// Beside them `train` puts its results: head.safetensors, model/, trained.yaml, report.html, predictions.csv.
+class RunFolder {
+ public:
+  /// A new run; the folder is made, its parent has to exist. Errors: kUsage when it holds a run already (--resume goes
+  /// on with it, --force begins anew), kIo.
+  static RunFolder create(const std::filesystem::path& path, bool force, const std::string& config,
+                          const std::string& data);
+  /// One that is there. Errors: kNotFound; kConfig, naming every key that differs, when `config` would compute
+  /// something else; kMismatch for other data.
+  static RunFolder open(const std::filesystem::path& path, const std::string& config, const std::string& data);
+
+  const std::filesystem::path& path() const { return path_; }
+  bool has_checkpoint() const;
+
+  void save(const RunState& state, std::span<const NamedTensor> tensors) const;
+  /// Copies the checkpoint's values into `tensors`; metrics of later steps are cut off. Errors: kCorrupt, kMismatch.
+  RunState load(std::span<const NamedTensor> tensors) const;
+
+  void save_best(std::span<const NamedTensor> tensors) const;
+  bool has_best() const;
+  void load_best(std::span<const NamedTensor> tensors) const;
+
+  /// `line` has to have the key "step".
+  void log(const OrderedJson& line) const;
+  std::vector<OrderedJson> metrics() const;
+
+ private:
+  RunFolder(std::filesystem::path path, std::string data) : path_(std::move(path)), data_(std::move(data)) {}
+  void cut_metrics(std::int64_t step) const;
+
+  std::filesystem::path path_;
+  std::string data_;  // fingerprint
+};
+
+/// Keys whose values differ between two resolved configurations and change what training computes.
+std::vector<std::string> training_differences(const std::string& before, const std::string& now);
+
+}  // namespace vlmzoo::app

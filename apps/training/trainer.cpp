@@ -1,0 +1,335 @@
+#include "training/trainer.hpp"
+
+#include <ATen/Context.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/softmax.h>
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+#include <thread>
+#include <utility>
+
+#include "vlmzoo/error.hpp"
+#include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/log.hpp"
+#include "vlmzoo/metrics.hpp"
+#include "vlmzoo/random.hpp"
+
+namespace vlmzoo::app {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+
+std::string duration(double seconds) {
+  const auto whole = static_cast<std::int64_t>(std::max(0.0, seconds));
+  if (whole >= 3600) return fmt::format("{} h {:02} min", whole / 3600, whole / 60 % 60);
+  if (whole >= 60) return fmt::format("{} min {:02} s", whole / 60, whole % 60);
+  return fmt::format("{} s", whole);
+}
+
+OptimizerConfig optimizer_config(const TrainingConfig& training) {
+  OptimizerConfig config;
+  config.muon = training.optimizer == "muon";
+  config.weight_decay = training.weight_decay;
+  return config;
+}
+
+Schedule schedule_of(const TrainingConfig& training, std::int64_t steps) {
+  using Decay = Schedule::Decay;
+  return {training.learning_rate, training.warmup_steps, steps,
+          training.lr_scheduler_type == "cosine"   ? Decay::kCosine
+          : training.lr_scheduler_type == "linear" ? Decay::kLinear
+                                                   : Decay::kConstant};
+}
+
+/// Dropout of a step depends on seed and step alone, so that a resumed run draws the same.
+void seed_dropout(std::int64_t seed, std::int64_t step) {
+  const std::uint64_t start = Random(static_cast<std::uint64_t>(seed) ^ fnv1a("dropout")).next();
+  at::manual_seed(Random(start + static_cast<std::uint64_t>(step) * Random::kStep).next());
+}
+
+/// Reading pictures shares the processors with training: half of them.
+StreamOptions stream_options() {
+  const int processors = static_cast<int>(std::thread::hardware_concurrency());
+  const int threads = std::clamp(processors / 2, 1, 8);
+  return {.threads = threads, .ahead = threads + 2};
+}
+
+}  // namespace
+
+StepPlan::StepPlan(std::int64_t samples, const TrainingConfig& training, bool no_single)
+    : samples_(samples), seed_(training.seed) {
+  const std::int64_t per_step = training.batch_size * training.gradient_accumulation_steps;
+  for (std::int64_t first = 0; first < samples; first += per_step) {
+    const std::int64_t end = std::min(samples, first + per_step);
+    const auto begun = static_cast<std::int64_t>(batches_.size());
+    for (std::int64_t begin = first; begin < end; begin += training.batch_size) {
+      const Range range{begin, std::min(end, begin + training.batch_size)};
+      if (range.end - range.begin > 1 || !no_single) {
+        batches_.push_back(range);
+      } else if (std::ssize(batches_) > begun) {
+        batches_.back().end = range.end;
+      }
+    }
+    if (std::ssize(batches_) > begun) first_batch_.push_back(begun);
+  }
+  if (batches_.empty()) {
+    throw Error(ErrorCode::kMismatch, fmt::format("{} training samples in batches of {} leave no batch that batch norm "
+                                                  "can take; raise training.batch_size, or set "
+                                                  "model.classifier.batch_norm=false",
+                                                  samples, training.batch_size));
+  }
+  steps_per_epoch_ = std::ssize(first_batch_);
+  total_steps_ = steps_per_epoch_ * training.epochs;
+  if (training.max_steps > 0) total_steps_ = std::min(total_steps_, training.max_steps);
+}
+
+std::int64_t StepPlan::batches_before(std::int64_t step) const {
+  return epoch_of(step) * std::ssize(batches_) + first_batch_[static_cast<std::size_t>(step % steps_per_epoch_)];
+}
+
+std::vector<std::int64_t> StepPlan::batch(std::int64_t number) const {
+  const std::int64_t epoch = number / std::ssize(batches_);
+  std::shared_ptr<const std::vector<std::int64_t>> order;
+  {
+    const std::lock_guard lock(mutex_);
+    if (ordered_epoch_ != epoch) {
+      order_ = std::make_shared<const std::vector<std::int64_t>>(epoch_order(samples_, seed_, epoch));
+      ordered_epoch_ = epoch;
+    }
+    order = order_;
+  }
+  const Range& range = batches_[static_cast<std::size_t>(number % std::ssize(batches_))];
+  return {order->begin() + range.begin, order->begin() + range.end};
+}
+
+Trainer::Trainer(const TrainingConfig& training, Objective& objective, const RunFolder& folder,
+                 const BatchSource& train, const BatchSource& validation, std::vector<std::int64_t> validation_labels,
+                 std::int64_t classes, bool batch_norm)
+    : training_(training),
+      objective_(objective),
+      folder_(folder),
+      train_(train),
+      validation_(validation),
+      validation_labels_(std::move(validation_labels)),
+      classes_(classes),
+      plan_(train.samples, training, batch_norm),
+      optimizer_(optimizer_config(training), objective.trained()) {
+  if (training.ema_decay > 0) ema_.emplace(training.ema_decay, objective.state());
+  state_.stopping.patience = training.early_stopping_patience;
+}
+
+std::vector<NamedTensor> Trainer::all_state() const {
+  std::vector<NamedTensor> state = objective_.state();
+  const auto append = [&](const char* prefix, std::vector<NamedTensor> more) {
+    for (NamedTensor& named : more) state.push_back({prefix + named.name, named.tensor, false});
+  };
+  append("optimizer.", optimizer_.state());
+  if (ema_) append("", ema_->state());
+  return state;
+}
+
+void Trainer::resume() {
+  const std::int64_t patience = state_.stopping.patience;
+  state_ = folder_.load(all_state());
+  state_.stopping.patience = patience;
+}
+
+void Trainer::save() { folder_.save(state_, all_state()); }
+
+bool Trainer::run() {
+  try {
+    train_to_the_end();
+  } catch (const Error& error) {
+    stream_.reset();
+    // A fault of the data, or a signal: what was learned until the last whole step is kept.
+    if (error.code() == ErrorCode::kIo || error.code() == ErrorCode::kInternal) throw;
+    if (error.code() == ErrorCode::kMismatch) throw;  // the loss
+    save();
+    if (error.code() == ErrorCode::kInterrupted) return false;
+    throw;
+  }
+  stream_.reset();
+  use_best();
+  return true;
+}
+
+void Trainer::train_to_the_end() {
+  if (state_.done) return;
+  const std::int64_t total = plan_.total_steps(), first = plan_.batches_before(state_.step),
+                     end = plan_.batches_before(total), per_epoch = plan_.batches_before(plan_.steps_per_epoch());
+  stream_ = std::make_unique<OrderedStream<Batch>>(
+      end - first,
+      [this, first, per_epoch](std::int64_t index) {
+        return train_.prepare(plan_.batch(first + index), (first + index) / per_epoch);
+      },
+      stream_options());
+  const std::int64_t eval_every = training_.eval_steps > 0 ? training_.eval_steps : plan_.steps_per_epoch();
+  const std::int64_t save_every = training_.save_steps > 0 ? training_.save_steps : plan_.steps_per_epoch();
+  Window window;
+  while (state_.step < total && !state_.stopping.stop()) {
+    take_step(window);
+    if (state_.step % training_.logging_steps == 0 || state_.step == total) log(window);
+    const bool evaluated = state_.step % eval_every == 0 || state_.step == total;
+    if (evaluated) evaluate();
+    if (evaluated || state_.step % save_every == 0) save();
+  }
+  if (state_.stopping.stop()) {
+    info(fmt::format("no improvement in {} evaluations: stopped early at step {}", state_.stopping.patience,
+                     state_.step));
+  }
+  state_.done = true;
+  save();
+}
+
+Batch Trainer::next_batch(Window& window) {
+  const auto start = Clock::now();
+  std::optional<Batch> batch = stream_->next();
+  window.waited += seconds_since(start);
+  if (!batch) throw Error(ErrorCode::kInternal, "training: the stream of batches ended before the run");
+  for (const std::string& message : batch->skipped) {
+    warn(message);
+    ++skipped_;
+  }
+  return std::move(*batch);
+}
+
+void Trainer::take_step(Window& window) {
+  const auto start = Clock::now();
+  std::vector<NamedTensor> buffers = objective_.buffers();
+  for (NamedTensor& named : buffers) named.tensor = named.tensor.clone();
+  const std::int64_t first = plan_.batches_before(state_.step), end = plan_.batches_before(state_.step + 1);
+  std::vector<std::int64_t> samples;
+  for (std::int64_t number = first; number < end; ++number) {
+    const std::vector<std::int64_t> more = plan_.batch(number);
+    samples.insert(samples.end(), more.begin(), more.end());
+  }
+  const StepTotals totals = train_.totals(samples);
+  const bool language =
+      static_cast<double>(state_.step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
+  const auto undo = [&] { copy_tensors("buffers", objective_.buffers(), buffers); };
+  LossParts loss;
+  try {
+    optimizer_.zero_gradients();
+    seed_dropout(training_.seed, state_.step);
+    for (std::int64_t number = first; number < end; ++number) {
+      const Batch batch = next_batch(window);
+      if (!batch.samples.empty()) loss += objective_.backward(batch, totals, language);
+    }
+  } catch (...) {
+    undo();
+    throw;
+  }
+  const double norm =
+      clip_gradients(optimizer_.tensors(), training_.gradient_clip > 0 ? training_.gradient_clip : 1e300);
+  if (!std::isfinite(loss.total) || !std::isfinite(norm)) {
+    undo();
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("step {}: the loss is {} and the gradient's norm {}; lower training.learning_rate (or "
+                            "training.gradient_clip), check the data; {}",
+                            state_.step + 1, loss.total, norm,
+                            folder_.has_checkpoint() ? "the last good checkpoint is kept" : "nothing was saved yet"));
+  }
+  const double rate = learning_rate_at(schedule_of(training_, plan_.total_steps()), state_.step);
+  optimizer_.step(rate);
+  if (ema_) ema_->update();
+  ++state_.step;
+  window.loss += loss;
+  window.gradient_norm += norm;
+  window.learning_rate = rate;
+  window.pictures += totals.pictures;
+  ++window.steps;
+  window.seconds += seconds_since(start);
+}
+
+void Trainer::log(Window& window) {
+  const auto steps = static_cast<double>(window.steps);
+  const double epoch = static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch());
+  OrderedJson line = {{"step", state_.step}, {"epoch", epoch}, {"loss", window.loss.total / steps}};
+  const auto part = [&](const char* key, const std::optional<double>& value) {
+    if (value) line[key] = *value / steps;
+  };
+  part("classification_loss", window.loss.classification);
+  part("language_loss", window.loss.language);
+  part("region_loss", window.loss.region);
+  line["learning_rate"] = window.learning_rate;
+  line["gradient_norm"] = window.gradient_norm / steps;
+  line["pictures_per_s"] = static_cast<double>(window.pictures) / window.seconds;
+  line["waited_for_data"] = window.waited / window.seconds;
+  folder_.log(line);
+  const auto left = static_cast<double>(plan_.total_steps() - state_.step);
+  info(fmt::format("step {}/{}, epoch {:.2f}: loss {:.4f}, rate {:.2e}, {:.1f} pictures/s, {} left", state_.step,
+                   plan_.total_steps(), epoch, window.loss.total / steps, window.learning_rate,
+                   static_cast<double>(window.pictures) / window.seconds, duration(window.seconds / steps * left)));
+  window = Window();
+}
+
+void Trainer::evaluate() {
+  if (validation_.samples == 0) return;
+  if (ema_) ema_->swap();
+  Predictions probabilities{classes_, {}, {}};
+  try {
+    const std::int64_t size = training_.batch_size, count = (validation_.samples + size - 1) / size;
+    OrderedStream<Batch> stream(
+        count,
+        [&](std::int64_t index) {
+          std::vector<std::int64_t> samples;
+          for (std::int64_t i = index * size; i < std::min(validation_.samples, (index + 1) * size); ++i) {
+            samples.push_back(i);
+          }
+          return validation_.prepare(samples, 0);
+        },
+        stream_options());
+    while (const auto batch = stream.next()) {
+      if (batch->samples.empty()) continue;
+      const at::Tensor scores = at::softmax(objective_.logits(*batch).to(at::kDouble), -1).contiguous();
+      probabilities.scores.insert(probabilities.scores.end(), scores.const_data_ptr<double>(),
+                                  scores.const_data_ptr<double>() + scores.numel());
+      for (const std::int64_t sample : batch->samples) {
+        probabilities.labels.push_back(validation_labels_[static_cast<std::size_t>(sample)]);
+      }
+    }
+  } catch (...) {
+    if (ema_) ema_->swap();
+    throw;
+  }
+  if (std::ranges::any_of(probabilities.scores, [](double p) { return !std::isfinite(p); })) {
+    if (ema_) ema_->swap();
+    throw Error(ErrorCode::kMismatch, fmt::format("evaluation at step {}: probabilities are not finite", state_.step));
+  }
+  const ClassificationMetrics metrics = classification_metrics(probabilities);
+  const double epoch = static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch());
+  // As good as the best but surer of it is better; patience counts accuracy alone.
+  const bool as_good = state_.stopping.best_round >= 0 && metrics.accuracy == state_.stopping.best &&
+                       metrics.negative_log_likelihood < state_.best_loss;
+  const bool best = state_.stopping.add(metrics.accuracy) || as_good;
+  if (best) {
+    state_.best_loss = metrics.negative_log_likelihood;
+    folder_.save_best(objective_.state());
+  }
+  if (ema_) ema_->swap();
+  folder_.log({{"step", state_.step},
+               {"epoch", epoch},
+               {"eval_loss", metrics.negative_log_likelihood},
+               {"eval_accuracy", metrics.accuracy},
+               {"eval_macro_f1", metrics.macro_f1},
+               {"n", metrics.n},
+               {"best", best}});
+  info(fmt::format("step {}: validation loss {:.4f}, accuracy {:.4f} of {}, macro-F1 {:.4f}{}", state_.step,
+                   metrics.negative_log_likelihood, metrics.accuracy, metrics.n, metrics.macro_f1,
+                   best ? " (best)" : ""));
+}
+
+void Trainer::use_best() {
+  if (folder_.has_best()) {
+    folder_.load_best(objective_.state());
+  } else if (ema_) {
+    ema_->swap();
+  }
+}
+
+}  // namespace vlmzoo::app
