@@ -64,7 +64,7 @@ struct CompareOptions {
   ComparisonOptions comparison;
   std::vector<std::string> gates;
   std::string output;
-  bool json = false, force = false;
+  bool sequential = false, json = false, force = false;
 
   void add_to(Options& options) {
     pair.add_to(options);
@@ -77,6 +77,8 @@ struct CompareOptions {
         "answers", po::bool_switch(&predict.answers), "also ask about each picture and compare the answers")(
         "prompt", po::value(&predict.question)->value_name("TEXT"), "question for pictures to which the data has none")(
         "seed", po::value(&comparison.seed)->value_name("N"), "seed of the bootstrap; default 0")(
+        "sequential", po::bool_switch(&sequential),
+        "one model after the other, even where memory has room for both taking turns")(
         "output", po::value(&output)->value_name("DIR"),
         "folder to create: report.html, report.md, comparison.json, baseline.csv, candidate.csv, the configurations")(
         "force", po::bool_switch(&force), "replace the comparison in --output")("json", po::bool_switch(&json),
@@ -146,7 +148,7 @@ int run_compare(Arguments arguments) {
   if (!given.output.empty())
     folder.emplace(given.output, given.force, FolderKind{"a comparison", belongs_to_comparison});
 
-  const PairedRuns runs = predict_pair(baseline, candidate, data, given.predict, given.caches);
+  const PairedRuns runs = predict_pair(baseline, candidate, data, given.predict, given.caches, given.sequential);
   if (runs.interrupted()) {
     throw Error(ErrorCode::kInterrupted,
                 fmt::format("interrupted; nothing is concluded from a part. {}",

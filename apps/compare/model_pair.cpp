@@ -33,12 +33,8 @@ void require_same_classes(std::vector<std::string> baseline, std::vector<std::st
   if (baseline != candidate) throw Error(ErrorCode::kMismatch, message);
 }
 
-struct Need {
-  std::uint64_t weights = 0, working = 0;
-  bool on_cpu = true;
-};
-
-Need need_of(const Session& session, RoleSet roles) {
+/// From what `info` knows; loads nothing.
+MemoryNeed need_of(const Session& session, RoleSet roles) {
   const auto plan = session.create({.plan_only = true, .roles = roles});
   return {plan->parameters().bytes(session.precision(), roles), plan->info().working_memory,
           resolve_device(session.config().model.device).is_cpu()};
@@ -90,28 +86,28 @@ PairedData load_paired(const DataRequest& request, const Session& baseline, cons
   return data;
 }
 
-Residency choose_residency(const Session& baseline, const Session& candidate, RoleSet roles) {
-  const Need first = need_of(baseline, roles), second = need_of(candidate, roles);
-  if (!first.on_cpu || !second.on_cpu) {
+Residency choose_residency(const MemoryNeed& baseline, const MemoryNeed& candidate, std::uint64_t free) {
+  if (!baseline.on_cpu || !candidate.on_cpu) {
     return {false, "a model is not on the processor: they run one after the other"};
   }
-  const std::uint64_t need = first.weights + second.weights + std::max(first.working, second.working);
-  const std::uint64_t free = available_memory();
+  const std::uint64_t need = baseline.weights + candidate.weights + std::max(baseline.working, candidate.working);
   const bool together = need <= free;
   return {together, fmt::format("both models together need {} of {} that are free: they {}", format_bytes(need),
                                 format_bytes(free), together ? "take turns" : "run one after the other")};
 }
 
 PairedRuns predict_pair(const Session& baseline, const Session& candidate, const PairedData& data,
-                        const PredictOptions& options, const CacheOptions& caches) {
+                        const PredictOptions& options, const CacheOptions& caches, bool sequential) {
   const auto first_cache = open_result_cache(caches, baseline), second_cache = open_result_cache(caches, candidate);
   PredictOptions first = options, second = options;
   first.cache = first_cache.get();
   second.cache = second_cache.get();
   first.what = "baseline";
   second.what = "candidate";
+  const RoleSet roles = options.answers ? RoleSet::all() : RoleSet::vision_only();
   const Residency residency =
-      choose_residency(baseline, candidate, options.answers ? RoleSet::all() : RoleSet::vision_only());
+      sequential ? Residency{false, "the models run one after the other"}
+                 : choose_residency(need_of(baseline, roles), need_of(candidate, roles), available_memory());
   info(residency.reason);
   if (residency.together) {
     PredictionRun baseline_run(baseline, data.baseline, first), candidate_run(candidate, data.candidate, second);

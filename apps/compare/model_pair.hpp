@@ -32,22 +32,28 @@ struct PairedData {
 /// Errors: those of load_dataset(), kMismatch when the models don't have the same classes.
 PairedData load_paired(const DataRequest& request, const Session& baseline, const Session& candidate);
 
+/// What one model takes.
+struct MemoryNeed {
+  std::uint64_t weights = 0, working = 0;  ///< bytes
+  bool on_cpu = true;
+};
+
 /// Whether both models are in memory at a time, and why.
 struct Residency {
   bool together = false;
   std::string reason;  ///< "both models together need 1.2 GB of 30 GB that are free: they take turns"
 };
-/// From what `info` knows about each model with these roles. Loads nothing.
-Residency choose_residency(const Session& baseline, const Session& candidate, RoleSet roles);
+/// Of two models with `free` bytes of memory.
+Residency choose_residency(const MemoryNeed& baseline, const MemoryNeed& candidate, std::uint64_t free);
 
 struct PairedRuns {
   ModelRun baseline, candidate;
   bool interrupted() const { return baseline.interrupted || candidate.interrupted; }
 };
-/// Runs both over their data: taking turns picture by picture when they are resident together, so that whatever else
-/// the machine does slows down both alike; else one after the other. `options.cache` is ignored for the caches given.
-/// After Ctrl-C what is cached stays. Errors: those of predict().
+/// Runs both over their data: taking turns picture by picture when `info` says that both fit into free memory, so that
+/// whatever else the machine does slows down both alike; else, or with `sequential`, one after the other. Says which.
+/// `options.cache` is replaced by those of `caches`. After Ctrl-C what is cached stays. Errors: those of predict().
 PairedRuns predict_pair(const Session& baseline, const Session& candidate, const PairedData& data,
-                        const PredictOptions& options, const CacheOptions& caches);
+                        const PredictOptions& options, const CacheOptions& caches, bool sequential = false);
 
 }  // namespace vlmzoo::app
