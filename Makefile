@@ -4,7 +4,7 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 PROGRAM = $(BUILD)/bin/vlmzoo
 
-.PHONY: help setup build test demo reference bench memory lint clean
+.PHONY: help setup build test demo demo-models crash reference bench memory lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
@@ -12,16 +12,24 @@ help: ## this list
 setup: ## install what is missing: Debian packages (as root) and LibTorch into .venv
 	@.ci/setup
 
-build: setup ## compile the program, its plugins and the tests into build/release
+build: setup ## compile the program and its plugins into build/release
 	@cmake --preset release -DCMAKE_PREFIX_PATH="$$(.ci/setup --print-libtorch)/share/cmake" -DVLMZOO_WARNINGS_AS_ERRORS=$(WERROR) > $(BUILD)-configure.log 2>&1 \
 	  || { cat $(BUILD)-configure.log; exit 1; }
-	@cmake --build --preset release -j $(JOBS)
+	@cmake --build --preset release -j $(JOBS) --target program
 
-test: build ## all tests but the slow ones
+test: build ## compile the tests and run all but the slow ones
+	@cmake --build --preset release -j $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure -j 1
 
 demo: build ## look at, classify and ask about a picture with a small InternVL checkpoint
 	@apps/demo.sh $(PROGRAM)
+
+demo-models: build ## train the demo's two small models from nothing (30 minutes each)
+	@apps/demo_models.sh $(PROGRAM)
+
+crash: build ## kill a training run at random moments, 20 times, and compare what it ends with (5 minutes)
+	@cmake --build --preset release -j $(JOBS) --target train_test
+	@VLMZOO_TEST_KILLS=20 $(BUILD)/tests/train_test -tc='*killed*'
 
 reference: ## make the goldens again with the pinned Python packages
 	@tests/reference/make_all.sh

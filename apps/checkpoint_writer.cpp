@@ -101,6 +101,13 @@ void write_shard(const Shard& shard, DType dtype, const WeightSource& source, co
 
 }  // namespace
 
+DType parse_dtype(const std::string& text) {
+  if (text == "bf16") return DType::kBF16;
+  if (text == "fp16") return DType::kF16;
+  if (text == "fp32") return DType::kF32;
+  throw Error(ErrorCode::kUsage, fmt::format("--dtype is '{}'; expected bf16, fp16 or fp32", text));
+}
+
 std::uint64_t total_bytes(const Parameters& parameters, DType dtype) {
   std::uint64_t result = 0;
   for (const Parameter& parameter : parameters.list) result += bytes_of(parameter, dtype);

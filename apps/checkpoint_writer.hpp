@@ -4,11 +4,15 @@
 #include <filesystem>
 #include <functional>
 #include <span>
+#include <string>
 
 #include "vlmzoo/safetensors.hpp"
 #include "vlmzoo/weights.hpp"
 
 namespace vlmzoo::app {
+
+/// "bf16", "fp16" or "fp32". Error: kUsage.
+DType parse_dtype(const std::string& text);
 
 struct CheckpointFormat {
   DType dtype = DType::kBF16;  ///< kF32, kF16 or kBF16

@@ -6,6 +6,7 @@
 #include <chrono>
 #include <filesystem>
 #include <optional>
+#include <utility>
 
 #include "commands.hpp"
 #include "output.hpp"
@@ -17,6 +18,7 @@
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -25,6 +27,7 @@ struct Classified {
   std::filesystem::path image;
   std::vector<float> probabilities;
   double milliseconds = 0;
+  bool unsure = false;
 
   std::size_t class_id() const {
     return static_cast<std::size_t>(std::max_element(probabilities.begin(), probabilities.end()) -
@@ -41,23 +44,23 @@ Classified classify(const Model& model, const Head& head, const std::filesystem:
   const auto start = std::chrono::steady_clock::now();
   Request request;
   request.images.push_back(load_image(file));
-  const ModelInputs inputs = model.preprocess({&request, 1}, /*vision_only=*/true);
-  const HeadOutput output = head.forward(model.encode_images(inputs));
-  const at::Tensor probability = probabilities(output.logits).cpu().contiguous();
+  const HeadOutput output = run_head(model, head, request);
+  const at::Tensor probability = probabilities(output.logits, head.config().temperature).cpu().contiguous();
   if (!probability.isfinite().all().item<bool>()) {
     throw Error(ErrorCode::kInternal,
                 fmt::format("{}: the class probabilities are not finite; the weights may be damaged, or a "
                             "precision too narrow for them (try --precision fp32)",
                             file.string()));
   }
-  Classified result{file, {}, 0};
+  Classified result{file, {}, 0, false};
   result.probabilities.assign(probability.const_data_ptr<float>(),
                               probability.const_data_ptr<float>() + probability.numel());
   result.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
   return result;
 }
 
-Outcome classify_all(const Model& model, const Head& head, const std::vector<std::filesystem::path>& files) {
+Outcome classify_all(const Model& model, const Head& head, const std::vector<std::filesystem::path>& files,
+                     double unsure_below) {
   Outcome outcome;
   Progress progress("classifying", files.size(), "pictures");
   for (const std::filesystem::path& file : files) {
@@ -66,7 +69,9 @@ Outcome classify_all(const Model& model, const Head& head, const std::vector<std
       break;
     }
     try {
-      outcome.results.push_back(classify(model, head, file));
+      Classified result = classify(model, head, file);
+      result.unsure = result.probabilities[result.class_id()] < unsure_below;
+      outcome.results.push_back(std::move(result));
     } catch (const Error& error) {
       if (error.code() == ErrorCode::kInterrupted) {
         outcome.interrupted = true;
@@ -93,6 +98,7 @@ OrderedJson make_document(const std::string& model, const std::vector<std::strin
                     {"class_id", result.class_id()},
                     {"probability", result.probabilities[result.class_id()]},
                     {"probabilities", std::move(by_name)},
+                    {"unsure", result.unsure},
                     {"latency_ms", result.milliseconds}});
   }
   return {{"model", model}, {"results", std::move(rows)}};
@@ -101,7 +107,7 @@ OrderedJson make_document(const std::string& model, const std::vector<std::strin
 std::string to_table(const std::vector<std::string>& class_names, const std::vector<Classified>& results) {
   Table table({"image", "class", ">probability", ">ms"});
   for (const Classified& result : results) {
-    table.add({result.image.string(), class_names[result.class_id()],
+    table.add({result.image.string(), result.unsure ? "unsure" : class_names[result.class_id()],
                fmt::format("{:.4f}", result.probabilities[result.class_id()]),
                fmt::format("{:.0f}", result.milliseconds)});
   }
@@ -127,18 +133,25 @@ int run_classify(Arguments arguments) {
   ThreadOption threads;
   std::vector<std::string> images;
   std::string output_path;
+  double unsure_below = 0;
   bool json = false;
   Options options({"classify", "[options] FILE|FOLDER…",
                    "Tells the class of pictures and its probability. Of a folder the pictures directly in it count.",
                    "vlmzoo classify --config configs/internvl.yaml pictures/ --json"});
   options.add()("image", po::value(&images)->value_name("FILE|FOLDER"), "picture or folder (repeatable)")(
       "output", po::value(&output_path)->value_name("FILE"),
-      "write the JSON to this file too, and the configuration beside it")("json", po::bool_switch(&json), "print JSON");
+      "write the JSON to this file too, and the configuration beside it")(
+      "unsure-below", po::value(&unsure_below)->value_name("P"),
+      "show classes less probable than P as \"unsure\"; 0, the default: none")("json", po::bool_switch(&json),
+                                                                               "print JSON");
   options.positional("image");
   model_options.add_to(options);
   threads.add_to(options);
   host.add_to(options);
   if (!options.parse(arguments)) return 0;
+  if (!(unsure_below >= 0 && unsure_below <= 1)) {
+    throw Error(ErrorCode::kUsage, fmt::format("--unsure-below is {}; expected 0 to 1", unsure_below));
+  }
   if (images.empty()) throw Error(ErrorCode::kUsage, "no picture is named");
   host.apply();
   threads.apply(options);
@@ -150,9 +163,9 @@ int run_classify(Arguments arguments) {
   if (!output_path.empty()) output.emplace(output_path);
 
   const at::NoGradGuard no_grad;
-  const auto model = session.create({.roles = RoleSet::vision_only()});
+  const auto model = session.create({.roles = head_roles(session.config().model)});
   const Head head = open_head(*model, session.config().model);
-  const Outcome outcome = classify_all(*model, head, files);
+  const Outcome outcome = classify_all(*model, head, files, unsure_below);
 
   const std::vector<std::string>& class_names = head.config().class_names;
   const OrderedJson document = make_document(session.config().model.pretrained_path, class_names, outcome.results);

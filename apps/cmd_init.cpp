@@ -53,13 +53,6 @@ void InitOptions::add_to(Options& options) {
       "list-presets", po::bool_switch(&list_presets), "list the presets of all plugins and end");
 }
 
-DType parse_dtype(const std::string& text) {
-  if (text == "bf16") return DType::kBF16;
-  if (text == "fp16") return DType::kF16;
-  if (text == "fp32") return DType::kF32;
-  throw Error(ErrorCode::kUsage, fmt::format("--dtype is '{}'; expected bf16, fp16 or fp32", text));
-}
-
 /// The name that torch and config.json have for it.
 const char* torch_name(DType dtype) {
   return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
@@ -235,7 +228,8 @@ void write_checkpoint(const Registry& registry, const InitOptions& init) {
   std::int64_t count = 0;
   for (const Role role : kRoles) count += model->parameters().count(role);
   print(fmt::format("{}: {} with random weights (seed {}), {} parameters, {} in {}\n", init.output,
-                    model->info().model_type, init.seed, grouped(count), format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
+                    model->info().model_type, init.seed, grouped(count),
+                    format_bytes(total_bytes(model->parameters(), format.dtype)), init.dtype));
 }
 
 }  // namespace

@@ -4,20 +4,25 @@
 
 #include <algorithm>
 #include <filesystem>
+#include <limits>
 #include <memory>
 #include <optional>
 
 #include "cache.hpp"
+#include "checkpoint_writer.hpp"
 #include "commands.hpp"
 #include "data/dataset.hpp"
+#include "evaluation/evaluation.hpp"
 #include "evaluation/predictions.hpp"
 #include "session.hpp"
 #include "training/export.hpp"
 #include "training/feature_table.hpp"
 #include "training/trainer.hpp"
+#include "training/training_report.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/log.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
@@ -26,7 +31,7 @@ namespace {
 namespace fs = std::filesystem;
 
 struct TrainOptions {
-  std::string data, output;
+  std::string data, output, dtype;
   std::int64_t limit = 0;
   bool resume = false, force = false, skip_bad = false;
   CacheOptions cache;
@@ -38,6 +43,8 @@ struct TrainOptions {
         "resume", po::bool_switch(&resume), "go on with the run in --output")("force", po::bool_switch(&force),
                                                                               "begin anew where --output holds a run")(
         "skip-bad", po::bool_switch(&skip_bad), "leave rows and pictures that can't be read out, and count them");
+    options.add()("dtype", po::value(&dtype)->value_name("TYPE"),
+                  "of the trained model's file: bf16, fp16 or fp32; default: that of the checkpoint it began with");
     cache.add_to(options);
   }
 };
@@ -62,16 +69,13 @@ struct TrainingData {
 };
 
 TrainingData load_data(const TrainOptions& options, const Session& session) {
-  const ModelConfig& model = session.config().model;
   DataRequest request;
   request.path = options.data;
   request.split = "train";
   request.limit = options.limit;
   request.skip_bad = options.skip_bad;
   request = with_classes(std::move(request), session);
-  if (request.class_names.empty() && session.config().origins.contains("model.num_classes")) {
-    request.num_classes = model.num_classes;
-  }
+  if (request.class_names.empty() && !session.config().origins.contains("model.num_classes")) request.num_classes = 0;
   TrainingData data{load_dataset(request), {}};
   if (data.train.samples.front().split.empty()) {
     warn("the data has no splits, so nothing is left to validate on: the last step's weights are kept");
@@ -98,16 +102,16 @@ struct TrainingMode {
   bool answers = false, regions = false, cached = false;
 };
 
-TrainingMode mode_of(const Config& config, const TrainingData& data) {
+TrainingMode mode_of(const Config& config, const TrainingData& data, const Head& head) {
   const TrainingConfig& training = config.training;
   TrainingMode mode;
   mode.vision = !config.model.freeze_vision_encoder;
   const bool language = config.model.multimodal && !config.model.freeze_language_model;
   mode.answers =
       training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal && (language || mode.vision);
-  mode.language = language && mode.answers;
+  mode.language = language && (mode.answers || head.needs_language());
   if (language && !mode.language) {
-    info("the data has no answers to learn, so the language model isn't trained, nor loaded");
+    info("no loss reaches the language model (the data has no answers), so it isn't trained, nor loaded");
   }
   mode.regions = training.region_loss_weight > 0;
   if (mode.regions && !mode.vision) {
@@ -115,15 +119,17 @@ TrainingMode mode_of(const Config& config, const TrainingData& data) {
                 "training.region_loss_weight teaches the vision encoder, which is frozen; set "
                 "model.freeze_vision_encoder=false, or leave the weight at 0");
   }
-  const bool possible = !mode.vision && !mode.language && training.augmentations.empty();
-  if (training.cache_features == "always" && !possible) {
-    throw Error(ErrorCode::kConfig,
-                fmt::format("training.cache_features is always, but {}: cached features would be wrong",
-                            mode.vision     ? "the vision encoder is trained"
-                            : mode.language ? "the language model is trained"
-                                            : "training.augmentations changes the pictures"));
+  const char* obstacle = mode.vision                       ? "the vision encoder is trained"
+                         : mode.language                   ? "the language model is trained"
+                         : !training.augmentations.empty() ? "training.augmentations changes the pictures"
+                         : !head.poolable()                ? "the head's pooling is trained"
+                                                           : nullptr;
+  if (training.cache_features == "always" && obstacle != nullptr) {
+    throw Error(ErrorCode::kConfig, fmt::format("training.cache_features is always, but {}: cached features would be "
+                                                "wrong",
+                                                obstacle));
   }
-  mode.cached = possible && training.cache_features != "never";
+  mode.cached = obstacle == nullptr && training.cache_features != "never";
   return mode;
 }
 
@@ -206,6 +212,14 @@ std::map<std::string, std::vector<Region>> load_regions(const std::string& data)
   return read_regions(folder / "regions.jsonl");
 }
 
+/// With the classes of the data.
+ModelConfig model_config(const Session& session, const TrainingData& data) {
+  ModelConfig config = session.config().model;
+  config.class_names = data.train.class_names;
+  config.num_classes = std::ssize(data.train.class_names);
+  return config;
+}
+
 /// One run from its data to its results.
 class Run {
  public:
@@ -214,11 +228,10 @@ class Run {
         options_(options),
         training_(settled(session.config().training)),
         data_(load_data(options, session)),
-        mode_(mode_of(session.config(), data_)),
         classification_(classification_of(training_, data_.train)),
-        model_config_(session.config().model) {
-    model_config_.class_names = data_.train.class_names;
-    model_config_.num_classes = std::ssize(data_.train.class_names);
+        model_config_(model_config(session, data_)),
+        head_(make_head(session.create({.plan_only = true})->info(), model_config_)),
+        mode_(mode_of(session.config(), data_, head_)) {
     model_config_.freeze_language_model = !mode_.language;
     if (training_.batch_size == 1 && model_config_.classifier.batch_norm) {
       throw Error(ErrorCode::kConfig,
@@ -232,47 +245,44 @@ class Run {
     const std::string data = data_.fingerprint();
     const RunFolder folder = options_.resume ? RunFolder::open(options_.output, resolved, data)
                                              : RunFolder::create(options_.output, options_.force, resolved, data);
-    const ModelInfo info = session_.create({.plan_only = true})->info();
-    Head head = make_head(info, model_config_);
-    return mode_.cached ? train_head(folder, head) : train_jointly(folder, head);
+    return mode_.cached ? train_on_features(folder) : train_on_pictures(folder);
   }
 
  private:
   const Model& model() {
     if (!model_) {
       CreateOptions wanted;
-      wanted.trainable = !mode_.cached;
-      if (!mode_.answers) wanted.roles = RoleSet::vision_only();
+      wanted.trainable = mode_.vision || mode_.language;
+      if (!mode_.answers) wanted.roles = head_roles(model_config_);
       model_ = session_.create(wanted, model_config_);
     }
     return *model_;
   }
 
-  int train_head(const RunFolder& folder, Head& head) {
+  int train_on_features(const RunFolder& folder) {
     const auto store = options_.cache.open("features", model_fingerprint(session_));
     const auto table_of = [&](const Dataset& data) {
       FeatureTable table = make_feature_table(
-          data, store.get(), [this]() -> const Model& { return model(); }, options_.skip_bad);
+          data, head_, store.get(), [this]() -> const Model& { return model(); }, options_.skip_bad);
       for (const std::string& message : table.skipped) warn(message);
       skipped_ += std::ssize(table.skipped);
       return table;
     };
     const FeatureTable features = table_of(data_.train),
                        validation = data_.validation.samples.empty() ? FeatureTable{} : table_of(data_.validation);
-    vlmzoo::info(fmt::format("features of {} pictures, {} of them computed now, the rest cached",
-                             features.samples.size() + validation.samples.size(),
-                             features.computed + validation.computed));
+    info(fmt::format("features of {} pictures, {} of them computed now, the rest cached",
+                     features.samples.size() + validation.samples.size(), features.computed + validation.computed));
     model_.reset();
     release_freed_memory();
     const std::vector<std::int64_t> train_labels = labels_of(data_.train), all = labels_of(data_.validation);
     std::vector<std::int64_t> labels;
     for (const std::int64_t sample : validation.samples) labels.push_back(all[static_cast<std::size_t>(sample)]);
-    Objective objective(nullptr, head, training_, classification_);
-    return train(folder, head, objective, source_of(features, train_labels, classification_),
-                 source_of(validation, all, classification_), labels);
+    Objective objective(nullptr, head_, training_, classification_);
+    return train(folder, objective, source_of(features, train_labels, classification_),
+                 source_of(validation, all, classification_), labels, validation.samples);
   }
 
-  int train_jointly(const RunFolder& folder, Head& head) {
+  int train_on_pictures(const RunFolder& folder) {
     std::map<std::string, std::vector<Region>> regions;
     if (mode_.regions) regions = load_regions(options_.data);
     BatchPlan plan;
@@ -283,21 +293,24 @@ class Run {
     plan.max_length = training_.max_length;
     plan.seed = training_.seed;
     plan.regions = mode_.regions ? &regions : nullptr;
+    plan.head = &head_;
     BatchPlan plain;
+    plain.head = &head_;
     plain.skip_bad = options_.skip_bad;
     const BatchMaker train_maker(model(), data_.train, plan), validation_maker(model(), data_.validation, plain);
-    Objective objective(&model(), head, training_, classification_);
-    return train(folder, head, objective, source_of(train_maker, data_.train, classification_),
-                 source_of(validation_maker, data_.validation, classification_), labels_of(data_.validation));
+    Objective objective(&model(), head_, training_, classification_);
+    return train(folder, objective, source_of(train_maker, data_.train, classification_),
+                 source_of(validation_maker, data_.validation, classification_), labels_of(data_.validation), {});
   }
 
-  int train(const RunFolder& folder, Head& head, Objective& objective, const BatchSource& source,
-            const BatchSource& validation, const std::vector<std::int64_t>& labels) {
-    Trainer trainer(training_, objective, folder, source, validation, labels, head.num_classes(),
-                    model_config_.classifier.batch_norm);
+  /// `rows`: which sample of the validation set each row of `validation` is; empty: all in order.
+  int train(const RunFolder& folder, Objective& objective, const BatchSource& source, const BatchSource& validation,
+            const std::vector<std::int64_t>& labels, const std::vector<std::int64_t>& rows) {
+    Trainer trainer(training_, objective, folder, source, validation, labels, head_.num_classes(),
+                    head_.config().classifier.batch_norm && head_.config().classifier.type == "mlp");
     if (options_.resume && folder.has_checkpoint()) {
       trainer.resume();
-      vlmzoo::info(fmt::format("resumed at step {}", trainer.state().step));
+      info(fmt::format("resumed at step {}", trainer.state().step));
     }
     const bool ended = trainer.run();
     skipped_ += trainer.skipped();
@@ -306,28 +319,84 @@ class Run {
       warn(fmt::format("interrupted at step {}; go on with --resume", trainer.state().step));
       return exit_code(ErrorCode::kInterrupted);
     }
-    write_results(folder, head);
+    write_results(folder, validation.samples > 0 ? trainer.validate() : Trainer::Validation{}, rows);
     return 0;
   }
 
-  void write_results(const RunFolder& folder, const Head& head) {
-    save_head(folder.path() / "head.safetensors", head);
+  void write_results(const RunFolder& folder, const Trainer::Validation& validation,
+                     const std::vector<std::int64_t>& rows) {
+    HeadConfig config = head_.config();
+    if (!validation.samples.empty()) config.temperature = fit_temperature(validation.logits);
+    save_head(folder.path() / "head.safetensors", Head(config, head_.tensors()));
     std::string overrides = "model:\n  head: head.safetensors\n";
     if (model_ && !model_->parameters().trainable.empty()) {
-      export_model(*model_, model_config_, folder.path() / "model");
+      std::optional<DType> dtype;
+      if (!options_.dtype.empty()) dtype = parse_dtype(options_.dtype);
+      export_model(*model_, model_config_, folder.path() / "model", dtype);
       overrides += "  pretrained_path: model\n  pretrained: true\n";
     }
     write_file(folder.path() / "trained.yaml", "extends: config.yaml\n" + overrides);
-    print(fmt::format("{}\n", (folder.path() / "trained.yaml").string()));
+    const ModelRun run = run_of(validation, rows, config);
+    if (!run.predictions.empty()) write_file(folder.path() / "predictions.csv", predictions_csv(run));
+    write_training_report(folder.path() / "report.html", report_of(folder, run));
+    print(fmt::format("{}\n{}\n", (folder.path() / "trained.yaml").string(), (folder.path() / "report.html").string()));
+  }
+
+  /// The validation set as `eval` would have it.
+  ModelRun run_of(const Trainer::Validation& validation, const std::vector<std::int64_t>& rows,
+                  const HeadConfig& head) const {
+    ModelRun run;
+    run.name = session_.config().model.pretrained_path;
+    run.model_type = head.model_type;
+    run.resolved_config = session_.config().resolved;
+    run.class_names = head.class_names;
+    run.temperature = head.temperature;
+    run.temperature_source = "validation";
+    const auto classes = head_.num_classes();
+    for (std::size_t i = 0; i < validation.samples.size(); ++i) {
+      const std::int64_t row = validation.samples[i];
+      const Sample& sample =
+          data_.validation.samples[static_cast<std::size_t>(rows.empty() ? row : rows[static_cast<std::size_t>(row)])];
+      const auto first = validation.logits.scores.begin() + static_cast<std::ptrdiff_t>(i) * classes;
+      Prediction prediction;
+      prediction.sample_id = sample.id;
+      prediction.image = sample.image;
+      prediction.label = sample.label;
+      prediction.logits.assign(first, first + classes);
+      run.predictions.push_back(std::move(prediction));
+    }
+    return run;
+  }
+
+  static TrainingReport report_of(const RunFolder& folder, ModelRun run) {
+    TrainingReport report;
+    report.title = folder.path().filename().string();
+    report.resolved_config = run.resolved_config;
+    for (const OrderedJson& line : folder.metrics()) {
+      constexpr double kNone = std::numeric_limits<double>::quiet_NaN();
+      const std::int64_t step = line["step"].get<std::int64_t>();
+      const double epoch = line.value("epoch", 0.0);
+      if (line.contains("eval_accuracy")) {
+        report.validation_points.push_back({step, epoch, line.value("eval_loss", kNone),
+                                            line.value("eval_accuracy", kNone), line.value("eval_macro_f1", kNone)});
+      } else {
+        report.training.push_back({step, epoch, line.value("loss", kNone), line.value("classification_loss", kNone),
+                                   line.value("language_loss", kNone), line.value("learning_rate", kNone),
+                                   line.value("gradient_norm", kNone)});
+      }
+    }
+    report.validation = std::move(run);
+    return report;
   }
 
   const Session& session_;
   const TrainOptions& options_;
   TrainingConfig training_;
   TrainingData data_;
-  TrainingMode mode_;
   ClassificationLoss classification_;
   ModelConfig model_config_;
+  Head head_;
+  TrainingMode mode_;
   std::unique_ptr<Model> model_;
   std::int64_t skipped_ = 0;
 };
@@ -351,6 +420,7 @@ int run_train(Arguments arguments) {
   if (!options.parse(arguments)) return 0;
   if (train.data.empty()) throw Error(ErrorCode::kUsage, "--data is missing");
   if (train.output.empty()) throw Error(ErrorCode::kUsage, "--output is missing");
+  if (!train.dtype.empty()) parse_dtype(train.dtype);
   if (train.resume && train.force) throw Error(ErrorCode::kUsage, "--resume and --force exclude each other");
   host.apply();
   threads.apply(options);

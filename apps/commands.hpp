@@ -13,6 +13,8 @@ int run_plugins(Arguments arguments);
 int run_info(Arguments arguments);
 int run_classify(Arguments arguments);
 int run_ask(Arguments arguments);
+int run_eval(Arguments arguments);
+int run_explain(Arguments arguments);
 int run_init(Arguments arguments);
 int run_synth(Arguments arguments);
 int run_train(Arguments arguments);

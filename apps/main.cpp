@@ -31,6 +31,8 @@ constexpr std::array kVerbs = {
     Verb{"info", "describe a model and the memory it needs, before loading it", run_info},
     Verb{"classify", "tell the class of pictures", run_classify},
     Verb{"ask", "answer a question about pictures", run_ask},
+    Verb{"eval", "tell how good a model is on labelled pictures", run_eval},
+    Verb{"explain", "show what a model sees of pictures, and where its tokens go", run_explain},
     Verb{"init", "write a checkpoint with random weights", run_init},
     Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"train", "train a head, or model and head", run_train},

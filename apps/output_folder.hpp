@@ -11,10 +11,18 @@ struct FolderKind {
 };
 
 /// What a released folder holds beside its weights, as far as this program reads it.
-inline constexpr const char* kSmallCheckpointFiles[] = {
-    "config.json",           "generation_config.json",  "preprocessor_config.json", "processor_config.json",
-    "tokenizer.json",        "tokenizer_config.json",   "vocab.json",               "merges.txt",
-    "added_tokens.json",     "special_tokens_map.json", "chat_template.json",       "chat_template.jinja"};
+inline constexpr const char* kSmallCheckpointFiles[] = {"config.json",
+                                                        "generation_config.json",
+                                                        "preprocessor_config.json",
+                                                        "processor_config.json",
+                                                        "tokenizer.json",
+                                                        "tokenizer_config.json",
+                                                        "vocab.json",
+                                                        "merges.txt",
+                                                        "added_tokens.json",
+                                                        "special_tokens_map.json",
+                                                        "chat_template.json",
+                                                        "chat_template.jinja"};
 
 /// The files of a checkpoint, none of them a link.
 extern const FolderKind kCheckpointFolder;

@@ -51,7 +51,7 @@ void report_faults(const Rows& rows, const fs::path& path, bool skip) {
   const std::string count = fmt::format("{}: {} of {} rows are bad", path.string(), grouped(std::ssize(rows.faults)),
                                         grouped(std::ssize(rows.faults) + std::ssize(rows.good)));
   if (!skip) throw Error(ErrorCode::kCorrupt, fmt::format("{} (--skip-bad leaves them out):{}", count, list));
-  warn(fmt::format("{} and left out:{}", count, list));
+  warn_once(fmt::format("{} and left out:{}", count, list));  // a verb may load two splits of one file
 }
 
 std::optional<std::int64_t> parse_index(const std::string& text) {

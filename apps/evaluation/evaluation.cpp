@@ -111,6 +111,7 @@ Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options) {
   result.uncalibrated = classification_metrics(calibrated(logits), options.bins);
   result.temperature = run.temperature;
   result.temperature_source = run.temperature_source;
+  result.calibration_items = run.calibration_items;
   result.accuracy_interval = interval_of(logits, accuracy, options.bootstrap);
   result.balanced_accuracy_interval = interval_of(logits, balanced_accuracy, options.bootstrap);
   result.macro_f1_interval = interval_of(logits, macro_f1, options.bootstrap);
@@ -135,7 +136,11 @@ Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options) {
 }
 
 void calibrate(ModelRun& run, const ModelRun& validation) {
-  run.temperature = fit_temperature(scored(validation));
+  const Predictions logits = scored(validation);
+  constexpr std::size_t kFewest = 10;  // of fewer pictures it would be noise
+  if (logits.labels.size() < kFewest) return;
+  run.temperature = fit_temperature(logits);
+  run.calibration_items = std::ssize(logits.labels);
   run.temperature_source = "validation";
 }
 

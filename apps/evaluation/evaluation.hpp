@@ -39,6 +39,7 @@ struct Evaluation {
   ClassificationMetrics uncalibrated;  ///< of probabilities at temperature 1
   double temperature = 1;
   std::string temperature_source;
+  std::int64_t calibration_items = 0;                                         ///< as in ModelRun
   Interval accuracy_interval, balanced_accuracy_interval, macro_f1_interval;  ///< bootstrap
   Interval accuracy_exact;                                                    ///< Clopper-Pearson
   LatencySummary latency;                                                     ///< ms
@@ -54,7 +55,8 @@ struct Evaluation {
 /// Error: kMismatch when no prediction has a class and a label.
 Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options = {});
 
-/// Sets `run`'s temperature to the one that suits `validation`, a run of the same model over other pictures.
+/// Sets `run`'s temperature to the one that suits `validation`, a run of the same model over other pictures; leaves it
+/// alone where that has fewer than 10 labelled predictions.
 void calibrate(ModelRun& run, const ModelRun& validation);
 
 /// n, accuracy, accuracy_ci, accuracy_ci_exact, balanced_accuracy, macro_f1, ece, nll, per_class, confusion, …:

@@ -61,9 +61,12 @@ std::string with_interval(double value, const Interval& interval) {
 
 std::string temperature_text(const Evaluation& evaluation) {
   const std::string& source = evaluation.temperature_source;
-  if (source == "validation") return fmt::format("{:.3f}, fitted on the validation split", evaluation.temperature);
+  if (source == "validation") {
+    return fmt::format("{:.3f}, fitted on {} pictures of the validation split", evaluation.temperature,
+                       grouped(evaluation.calibration_items));
+  }
   if (source == "head") return fmt::format("{:.3f}, from the head file", evaluation.temperature);
-  return "1 (not fitted: the data has no other validation split)";
+  return "1 (not fitted: no 10 pictures of a validation split beside those evaluated)";
 }
 
 std::string latency_text(const LatencySummary& latency) {
@@ -150,6 +153,7 @@ OrderedJson to_json(const Evaluation& e) {
                       {"ece_uncalibrated", e.uncalibrated.calibration_error},
                       {"temperature", e.temperature},
                       {"temperature_source", e.temperature_source},
+                      {"calibration_items", e.calibration_items},
                       {"classes", e.class_names},
                       {"per_class", per_class(e)},
                       {"confusion", rows_of(e.metrics.confusion)},

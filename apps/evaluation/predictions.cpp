@@ -196,24 +196,25 @@ struct Item {
   RecordKey key{};
 };
 
-Prediction empty_prediction(const Sample& sample, const PredictOptions& options) {
+/// The question about a sample: its own, else the caller's, else what the model was trained with.
+std::string question_about(const Sample& sample, const PredictOptions& options, const Config& config) {
+  if (!sample.question.empty()) return sample.question;
+  const std::string& question = options.question.empty() ? config.training.prompt : options.question;
+  if (question.empty()) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{}: the data has no question for it; --prompt gives one for all", sample.id));
+  }
+  return question;
+}
+
+Prediction empty_prediction(const Sample& sample, const PredictOptions& options, const Config& config) {
   Prediction prediction;
   prediction.sample_id = sample.id;
   prediction.image = sample.image;
   prediction.label = sample.label;
   prediction.expected_answer = sample.answer;
-  if (options.answers) prediction.question = sample.question.empty() ? options.question : sample.question;
+  if (options.answers) prediction.question = question_about(sample, options, config);
   return prediction;
-}
-
-void check_questions(const Dataset& dataset, const PredictOptions& options) {
-  if (!options.answers || !options.question.empty()) return;
-  for (const Sample& sample : dataset.samples) {
-    if (sample.question.empty()) {
-      throw Error(ErrorCode::kUsage,
-                  fmt::format("{}: the data has no question for it; --prompt gives one for all", sample.id));
-    }
-  }
 }
 
 std::string listed(const std::vector<std::string>& names) {
@@ -259,7 +260,11 @@ class MemoryMeter {
 
 struct PredictionRun::Impl {
   Impl(const Session& session, const Dataset& dataset, const PredictOptions& options)
-      : dataset_(dataset), options_(options), classifier_(session, options), keys_(session, classifier_, options) {
+      : dataset_(dataset),
+        options_(options),
+        config_(session.config()),
+        classifier_(session, options),
+        keys_(session, classifier_, options) {
     run_.name = session.config().model.pretrained_path;
     run_.model_type = classifier_.plan().info().model_type;
     run_.resolved_config = session.config().resolved;
@@ -267,12 +272,14 @@ struct PredictionRun::Impl {
     run_.precision = session.precision();
     run_.weight_bytes = classifier_.plan().parameters().bytes(run_.precision, classifier_.roles());
     run_.fresh_head = classifier_.fresh();
+    run_.temperature = classifier_.head().config().temperature;
+    if (run_.temperature != 1) run_.temperature_source = "head";
   }
 
   bool step() {
     if (run_.interrupted || run_.predictions.size() == dataset_.samples.size()) return false;
     const Sample& sample = dataset_.samples[run_.predictions.size()];
-    Prediction prediction = empty_prediction(sample, options_);
+    Prediction prediction = empty_prediction(sample, options_, config_);
     try {
       std::optional<Item> item;
       passing_over_faults(prediction, [&] { item = stream_.next(); });
@@ -313,7 +320,7 @@ struct PredictionRun::Impl {
     return naming(sample.image.string(), [&] {
       Item item;
       if (options_.cache != nullptr) {
-        item.key = keys_.picture(picture_hash(sample.image), empty_prediction(sample, options_).question);
+        item.key = keys_.picture(picture_hash(sample.image), empty_prediction(sample, options_, config_).question);
         if (const auto record = options_.cache->get(item.key)) {
           item.outputs = from_record(*record);
           return item;
@@ -361,6 +368,7 @@ struct PredictionRun::Impl {
 
   const Dataset& dataset_;
   const PredictOptions& options_;
+  const Config& config_;
   Classifier classifier_;
   ResultKeys keys_;
   ModelRun run_;
@@ -399,7 +407,6 @@ ModelRun predict(const Session& session, const Dataset& dataset, const PredictOp
 }
 
 PredictionRun::PredictionRun(const Session& session, const Dataset& dataset, const PredictOptions& options) {
-  check_questions(dataset, options);
   impl_ = std::make_unique<Impl>(session, dataset, options);
 }
 

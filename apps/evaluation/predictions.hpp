@@ -33,22 +33,23 @@ struct ModelRun {
   std::string resolved_config;
   std::vector<std::string> class_names;
   std::vector<Prediction> predictions;
-  double temperature = 1;          ///< probabilities are softmax(logits / temperature)
-  std::string temperature_source;  ///< "validation", "head", or "none" for 1
-  double load_seconds = 0;         ///< model and head
-  std::uint64_t peak_memory = 0;   ///< of the process while this ran, bytes
-  std::uint64_t weight_bytes = 0;  ///< of the roles that were loaded
-  bool measured_earlier = false;   ///< all was in the cache: load_seconds and peak_memory are an earlier run's
-  RolePrecision precision;         ///< resolved
-  bool fresh_head = false;         ///< untrained: its classes mean nothing
-  bool interrupted = false;        ///< predictions of the pictures behind the last one are missing
+  double temperature = 1;                   ///< probabilities are softmax(logits / temperature)
+  std::string temperature_source = "none";  ///< "validation", "head", or "none" for 1
+  std::int64_t calibration_items = 0;       ///< pictures that the one of validation was fitted on
+  double load_seconds = 0;                  ///< model and head
+  std::uint64_t peak_memory = 0;            ///< of the process while this ran, bytes
+  std::uint64_t weight_bytes = 0;           ///< of the roles that were loaded
+  bool measured_earlier = false;            ///< all was in the cache: load_seconds and peak_memory are an earlier run's
+  RolePrecision precision;                  ///< resolved
+  bool fresh_head = false;                  ///< untrained: its classes mean nothing
+  bool interrupted = false;                 ///< predictions of the pictures behind the last one are missing
 
   std::int64_t errors() const;  ///< predictions without a class
 };
 
 struct PredictOptions {
   bool answers = false;             ///< also ask each sample's question and keep the answer (greedy)
-  std::string question;             ///< for samples without one
+  std::string question;             ///< for samples without one; empty: training.prompt of the configuration
   RecordStore* cache = nullptr;     ///< open_result_cache()'s; null: compute everything
   bool skip_bad = false;            ///< unreadable pictures are a warning; else an error on stderr
   std::string what = "evaluating";  ///< for the progress line

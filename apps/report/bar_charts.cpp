@@ -19,8 +19,8 @@ std::vector<double> finite(const std::vector<double>& values) {
 std::string text_of(const Bar& bar) {
   if (!bar.text.empty()) return bar.text;
   if (!bar.interval) return short_number(bar.value);
-  return fmt::format("{} [{}, {}]", short_number(bar.value), short_number(bar.interval->low),
-                     short_number(bar.interval->high));
+  const int decimals = bar.interval->high >= 100 ? 0 : bar.interval->high > 1 ? 1 : 3;
+  return fmt::format("{0:.{3}f} [{1:.{3}f}, {2:.{3}f}]", bar.value, bar.interval->low, bar.interval->high, decimals);
 }
 
 /// Bins of equal width over the values of all series.

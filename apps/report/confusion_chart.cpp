@@ -42,7 +42,7 @@ Svg confusion_chart(const std::string& title, const ConfusionMatrix& confusion, 
   const auto count = static_cast<double>(classes.size());
   const double cell = std::clamp(340 / count, 12.0, 90.0), left = 128, top = 34;
   const double side = cell * count, bottom = top + side;
-  Canvas canvas(left + side + 12, bottom + 110);
+  Canvas canvas(left + side + 12, bottom + (cell >= 60 ? 46 : 110));
   canvas.text(8, 18, title, "heading");
   std::string description = "Rows are labels, columns predictions. ";
   const auto name = [&](std::int64_t i) { return names[static_cast<std::size_t>(i)]; };

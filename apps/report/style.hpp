@@ -20,8 +20,8 @@ p{margin:.5rem 0;max-width:48rem}.subtitle,figcaption,caption{color:var(--muted)
 caption{text-align:left;padding-bottom:.25rem}th,td{padding:.3rem .75rem .3rem 0;border-bottom:1px solid var(--line);
 text-align:left;vertical-align:top;overflow-wrap:normal}.right{text-align:right}thead th{color:var(--muted);font-weight:600}
 tbody th{font-weight:400}
-.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem;margin:.75rem 0}
-figure{margin:0;padding:.5rem;background:var(--card);border-radius:.25rem;break-inside:avoid}
+.figures{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,24rem),1fr));gap:1rem;margin:.75rem 0;
+align-items:start}figure{margin:0;padding:.5rem;background:var(--card);border-radius:.25rem;break-inside:avoid}
 figure svg{display:block;width:100%;max-width:36rem;height:auto;margin:auto}
 svg text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,sans-serif;fill:var(--ink)}
 svg .muted{fill:var(--muted)}svg .heading{font-weight:600;font-size:13px}svg .grid{stroke:var(--line);stroke-width:1}
@@ -31,7 +31,7 @@ svg polyline{fill:none;stroke-width:2;stroke-linejoin:round}
 svg .s1{fill:var(--s1)}svg .s2{fill:var(--s2)}svg .s3{fill:var(--s3)}svg .s4{fill:var(--s4)}
 svg polyline.s1{fill:none;stroke:var(--s1)}svg polyline.s2{fill:none;stroke:var(--s2)}
 svg polyline.s3{fill:none;stroke:var(--s3)}svg polyline.s4{fill:none;stroke:var(--s4)}
-.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.75rem;margin:.75rem 0}
+.pictures{display:grid;grid-template-columns:repeat(auto-fill,minmax(11.5rem,1fr));gap:.75rem;margin:.75rem 0}
 .picture{background:var(--card);border-radius:.25rem;padding:.5rem;font-size:.85rem;line-height:1.35;
 border-top:.2rem solid var(--line);break-inside:avoid}.picture img{display:block;max-width:100%;margin:0 auto .4rem}
 .picture.good{border-color:var(--good)}.picture.warning{border-color:var(--warning)}.picture.bad{border-color:var(--bad)}

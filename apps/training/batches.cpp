@@ -104,6 +104,10 @@ Batch BatchMaker::make(std::span<const std::int64_t> samples, std::int64_t epoch
   for (const std::int64_t index : batch.samples) labels.push_back(data_.samples[static_cast<std::size_t>(index)].label);
   batch.labels = at::tensor(labels, at::kLong);
   if (plan_.text) add_answers(batch);
+  if (plan_.head != nullptr && plan_.head->needs_language()) {
+    for (Request& request : requests) request.text = plan_.head->config().classifier.prompt;
+    batch.head_inputs = model_.preprocess(requests);
+  }
   return batch;
 }
 

@@ -11,7 +11,7 @@
 
 #include "data/dataset.hpp"
 #include "data/regions.hpp"
-#include "vlmzoo/config.hpp"
+#include "vlmzoo/heads.hpp"
 #include "vlmzoo/losses.hpp"
 #include "vlmzoo/model.hpp"
 
@@ -22,10 +22,11 @@ struct Batch {
   std::vector<std::int64_t> samples;         ///< indices into the dataset, of those that could be read
   at::Tensor labels;                         ///< int64 [I]
   ModelInputs inputs;                        ///< answers stand behind the prompts
+  ModelInputs head_inputs;                   ///< the same pictures with the head's prompt, where it has one
   std::vector<std::int64_t> prompt_lengths;  ///< I numbers: tokens before the answer; empty without text
   at::Tensor targets;  ///< int64 [I, L]: the token that should follow each, -100 where none counts; undefined: no text
   at::Tensor region_pixels;          ///< pixel values of draw_regions() pictures; undefined: none
-  at::Tensor pooled;                 ///< fp32 [I, C] from a feature cache, instead of `inputs`
+  at::Tensor pooled;                 ///< fp32 [I, W] from a feature cache, instead of `inputs`
   std::vector<std::string> skipped;  ///< why samples are missing
 };
 
@@ -45,6 +46,7 @@ struct BatchPlan {
   std::int64_t max_length = 128;  ///< tokens of question and answer
   std::int64_t seed = 0;
   const std::map<std::string, std::vector<Region>>* regions = nullptr;  ///< by sample id
+  const Head* head = nullptr;  ///< whose prompt `head_inputs` carry, if it has one
 };
 
 /// Reads pictures and tokenizes texts. Const methods run on any thread.

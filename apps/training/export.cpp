@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <map>
+#include <optional>
 #include <string>
 #include <utility>
 
@@ -47,7 +48,8 @@ void read_original(const Checkpoint& checkpoint, const Parameter& parameter, std
 
 }  // namespace
 
-void export_model(const Model& model, const ModelConfig& config, const std::filesystem::path& folder) {
+void export_model(const Model& model, const ModelConfig& config, const std::filesystem::path& folder,
+                  std::optional<DType> dtype) {
   const std::filesystem::path source = resolve_pretrained_path(config.pretrained_path);
   const std::map<std::string, at::Tensor> trained = trained_values(model);
   std::optional<Checkpoint> original;
@@ -64,6 +66,7 @@ void export_model(const Model& model, const ModelConfig& config, const std::file
   };
   CheckpointFormat format;
   if (original) format.dtype = original->find(model.parameters().list.front().name)->dtype;
+  if (dtype) format.dtype = *dtype;
 
   OutputFolder output(folder, /*replace=*/true);
   for (const char* name : kSmallCheckpointFiles) {

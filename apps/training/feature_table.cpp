@@ -12,8 +12,8 @@
 
 #include "data/picture_stream.hpp"
 #include "vlmzoo/error.hpp"
-#include "vlmzoo/heads.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -27,16 +27,16 @@ struct Waiting {
   ErrorCode code = ErrorCode::kInternal;
 };
 
-RecordKey key_of(const std::filesystem::path& picture) {
-  const std::string parts[] = {"pooled features", picture_hash(picture)};
+RecordKey key_of(const std::filesystem::path& picture, const std::string& pooling) {
+  const std::string parts[] = {"pooled features", pooling, picture_hash(picture)};
   return record_key(parts);
 }
 
-Waiting prepare(const Sample& sample, const RecordStore* cache) {
+Waiting prepare(const Sample& sample, const std::string& pooling, const RecordStore* cache) {
   Waiting waiting;
   try {
     if (cache != nullptr) {
-      waiting.key = key_of(sample.image);
+      waiting.key = key_of(sample.image, pooling);
       waiting.record = cache->get(waiting.key);
     }
     if (!waiting.record) waiting.image = naming(sample.image.string(), [&] { return load_image(sample.image); });
@@ -47,12 +47,9 @@ Waiting prepare(const Sample& sample, const RecordStore* cache) {
   return waiting;
 }
 
-at::Tensor compute(const Model& model, Image image) {
-  Request request;
-  request.images.push_back(std::move(image));
+at::Tensor compute(const Model& model, const Head& head, const Image& image) {
   const at::NoGradGuard no_graph;
-  const ModelInputs inputs = model.preprocess({&request, 1}, /*vision_only=*/true);
-  return pool_image_features(model.encode_images(inputs))[0].cpu().contiguous();
+  return pooled_features(model, head, head_inputs(model, head, {&image, 1}))[0].cpu().contiguous();
 }
 
 at::Tensor parse(const std::string& record) {
@@ -63,14 +60,16 @@ at::Tensor parse(const std::string& record) {
 
 }  // namespace
 
-FeatureTable make_feature_table(const Dataset& data, RecordStore* cache, const std::function<const Model&()>& model,
-                                bool skip_bad) {
+FeatureTable make_feature_table(const Dataset& data, const Head& head, RecordStore* cache,
+                                const std::function<const Model&()>& model, bool skip_bad) {
   FeatureTable table;
   std::vector<at::Tensor> rows;
   const std::int64_t count = std::ssize(data.samples);
   Progress progress("features", static_cast<std::uint64_t>(count), "pictures");
-  OrderedStream<Waiting> stream(
-      count, [&](std::int64_t index) { return prepare(data.samples[static_cast<std::size_t>(index)], cache); });
+  const std::string pooling = head.pooled_name();
+  OrderedStream<Waiting> stream(count, [&](std::int64_t index) {
+    return prepare(data.samples[static_cast<std::size_t>(index)], pooling, cache);
+  });
   for (std::int64_t index = 0; auto waiting = stream.next(); ++index, progress.advance(1)) {
     if (!waiting->problem.empty()) {
       if (!skip_bad || waiting->code == ErrorCode::kInterrupted) throw Error(waiting->code, waiting->problem);
@@ -82,7 +81,7 @@ FeatureTable make_feature_table(const Dataset& data, RecordStore* cache, const s
       rows.push_back(parse(*waiting->record));
       continue;
     }
-    rows.push_back(compute(model(), std::move(waiting->image)));
+    rows.push_back(compute(model(), head, waiting->image));
     ++table.computed;
     if (cache != nullptr) {
       cache->put(waiting->key,

@@ -11,6 +11,7 @@
 
 #include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/nn/recompute.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/weights.hpp"
 
 namespace vlmzoo::app {
@@ -91,6 +92,12 @@ at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& featu
   return sum / (2 * patches.weights.sum().item<double>()) * share;
 }
 
+at::Tensor Objective::training_logits(const Batch& batch, const ImageFeatures& features) {
+  if (batch.pooled.defined()) return head_.forward_training(batch.pooled).logits;
+  const RecomputeScope keep(false);  // a head with a prompt has a cache of its own, gone before the backward pass
+  return train_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs, &features).logits;
+}
+
 LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
   const RecomputeScope recompute(training_.memory_efficient);
@@ -105,9 +112,8 @@ LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool
   ImageFeatures features;
   if (!batch.pooled.defined()) features = model_->encode_images(batch.inputs);
   if (training_.classification_loss_weight > 0) {
-    const at::Tensor pooled = batch.pooled.defined() ? batch.pooled : pool_image_features(features);
-    const HeadOutput output = head_.forward_training(pooled.to(at::kFloat));
-    count(parts.classification, classification_loss(output.logits, batch.labels, classification_, totals.label_weight),
+    const at::Tensor logits = training_logits(batch, features);
+    count(parts.classification, classification_loss(logits, batch.labels, classification_, totals.label_weight),
           training_.classification_loss_weight);
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
@@ -125,7 +131,7 @@ at::Tensor Objective::logits(const Batch& batch) const {
   const at::NoGradGuard no_graph;
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
   if (batch.pooled.defined()) return head_.forward_pooled(batch.pooled).logits;
-  return head_.forward(model_->encode_images(batch.inputs)).logits;
+  return run_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs).logits;
 }
 
 }  // namespace vlmzoo::app

@@ -45,6 +45,7 @@ class Objective {
   at::Tensor logits(const Batch& batch) const;
 
  private:
+  at::Tensor training_logits(const Batch& batch, const ImageFeatures& features);
   at::Tensor language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
                            const StepTotals& totals) const;
   at::Tensor region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const;

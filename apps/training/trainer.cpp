@@ -2,7 +2,6 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
-#include <ATen/ops/softmax.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -14,7 +13,6 @@
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/log.hpp"
-#include "vlmzoo/metrics.hpp"
 #include "vlmzoo/random.hpp"
 
 namespace vlmzoo::app {
@@ -268,52 +266,57 @@ void Trainer::log(Window& window) {
   window = Window();
 }
 
+Trainer::Validation Trainer::validate() {
+  Validation result{{classes_, {}, {}}, {}};
+  const std::int64_t size = training_.batch_size, count = (validation_.samples + size - 1) / size;
+  OrderedStream<Batch> stream(
+      count,
+      [&](std::int64_t index) {
+        std::vector<std::int64_t> samples;
+        for (std::int64_t i = index * size; i < std::min(validation_.samples, (index + 1) * size); ++i) {
+          samples.push_back(i);
+        }
+        return validation_.prepare(samples, 0);
+      },
+      stream_options());
+  while (const auto batch = stream.next()) {
+    if (batch->samples.empty()) continue;
+    const at::Tensor logits = objective_.logits(*batch).to(at::kDouble).contiguous();
+    if (!logits.isfinite().all().item<bool>()) {
+      throw Error(ErrorCode::kMismatch, fmt::format("evaluation at step {}: logits are not finite", state_.step));
+    }
+    result.logits.scores.insert(result.logits.scores.end(), logits.const_data_ptr<double>(),
+                                logits.const_data_ptr<double>() + logits.numel());
+    for (const std::int64_t sample : batch->samples) {
+      result.logits.labels.push_back(validation_labels_[static_cast<std::size_t>(sample)]);
+      result.samples.push_back(sample);
+    }
+  }
+  return result;
+}
+
 void Trainer::evaluate() {
   if (validation_.samples == 0) return;
   if (ema_) ema_->swap();
-  Predictions probabilities{classes_, {}, {}};
+  ClassificationMetrics metrics;
+  bool best = false;
   try {
-    const std::int64_t size = training_.batch_size, count = (validation_.samples + size - 1) / size;
-    OrderedStream<Batch> stream(
-        count,
-        [&](std::int64_t index) {
-          std::vector<std::int64_t> samples;
-          for (std::int64_t i = index * size; i < std::min(validation_.samples, (index + 1) * size); ++i) {
-            samples.push_back(i);
-          }
-          return validation_.prepare(samples, 0);
-        },
-        stream_options());
-    while (const auto batch = stream.next()) {
-      if (batch->samples.empty()) continue;
-      const at::Tensor scores = at::softmax(objective_.logits(*batch).to(at::kDouble), -1).contiguous();
-      probabilities.scores.insert(probabilities.scores.end(), scores.const_data_ptr<double>(),
-                                  scores.const_data_ptr<double>() + scores.numel());
-      for (const std::int64_t sample : batch->samples) {
-        probabilities.labels.push_back(validation_labels_[static_cast<std::size_t>(sample)]);
-      }
+    metrics = classification_metrics(calibrated(validate().logits));
+    // As good as the best but surer of it is better; patience counts accuracy alone.
+    const bool as_good = state_.stopping.best_round >= 0 && metrics.accuracy == state_.stopping.best &&
+                         metrics.negative_log_likelihood < state_.best_loss;
+    best = state_.stopping.add(metrics.accuracy) || as_good;
+    if (best) {
+      state_.best_loss = metrics.negative_log_likelihood;
+      folder_.save_best(objective_.state());
     }
   } catch (...) {
     if (ema_) ema_->swap();
     throw;
   }
-  if (std::ranges::any_of(probabilities.scores, [](double p) { return !std::isfinite(p); })) {
-    if (ema_) ema_->swap();
-    throw Error(ErrorCode::kMismatch, fmt::format("evaluation at step {}: probabilities are not finite", state_.step));
-  }
-  const ClassificationMetrics metrics = classification_metrics(probabilities);
-  const double epoch = static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch());
-  // As good as the best but surer of it is better; patience counts accuracy alone.
-  const bool as_good = state_.stopping.best_round >= 0 && metrics.accuracy == state_.stopping.best &&
-                       metrics.negative_log_likelihood < state_.best_loss;
-  const bool best = state_.stopping.add(metrics.accuracy) || as_good;
-  if (best) {
-    state_.best_loss = metrics.negative_log_likelihood;
-    folder_.save_best(objective_.state());
-  }
   if (ema_) ema_->swap();
   folder_.log({{"step", state_.step},
-               {"epoch", epoch},
+               {"epoch", static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch())},
                {"eval_loss", metrics.negative_log_likelihood},
                {"eval_accuracy", metrics.accuracy},
                {"eval_macro_f1", metrics.macro_f1},

@@ -13,6 +13,7 @@
 #include "training/batches.hpp"
 #include "training/objective.hpp"
 #include "training/run_folder.hpp"
+#include "vlmzoo/metrics.hpp"
 
 namespace vlmzoo::app {
 
@@ -66,6 +67,13 @@ class Trainer {
   /// hold the best evaluation's values. Errors: kMismatch for a loss that isn't finite, naming the step; those of the
   /// data, after a checkpoint is saved; kIo. The last good checkpoint stays.
   bool run();
+
+  /// Logits of the validation samples that could be read, by the tensors as they are.
+  struct Validation {
+    Predictions logits;
+    std::vector<std::int64_t> samples;
+  };
+  Validation validate();
 
   const RunState& state() const { return state_; }
   std::int64_t skipped() const { return skipped_; }  ///< samples that couldn't be read

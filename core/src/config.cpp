@@ -113,7 +113,8 @@ class WholeConfig {
     if (!given("model.freeze_vision_encoder")) model_.freeze_vision_encoder = model_.multimodal;
     settle_classes();
     settle_precision();
-    check_classifier();
+    check_layers();
+    check_features();
     check_training();
   }
 
@@ -156,7 +157,7 @@ class WholeConfig {
     }
   }
 
-  void check_classifier() const {
+  void check_layers() const {
     const std::size_t layers = model_.classifier.hidden_dims.size(), rates = model_.classifier.dropout_rates.size();
     if (layers == rates) return;
     constexpr const char* kLayers = "model.classifier.hidden_dims";
@@ -164,6 +165,30 @@ class WholeConfig {
     fail(kLayers, kRates,
          fmt::format("{} has {} entries and {} ({}) has {}; each hidden layer needs one rate", kLayers, layers, kRates,
                      place(kRates), rates));
+  }
+
+  void check_features() const {
+    const ClassifierConfig& classifier = model_.classifier;
+    constexpr const char* kFeatures = "model.classifier.features";
+    if (classifier.features != "multimodal") {
+      // A head file may say more than the configuration.
+      if (model_.head.empty() && classifier.prompt != ClassifierConfig{}.prompt) {
+        warn_once("model.classifier.prompt has no effect with model.classifier.features: vision");
+      }
+      return;
+    }
+    if (classifier.pooling != ClassifierConfig{}.pooling) {
+      fail("model.classifier.pooling", kFeatures,
+           fmt::format("model.classifier.pooling: {} pools the features of vision, but {} ({}) is multimodal, one "
+                       "hidden state per picture; leave one of them out",
+                       classifier.pooling, kFeatures, place(kFeatures)));
+    }
+    if (!model_.multimodal) {
+      fail(kFeatures, "model.multimodal",
+           fmt::format("{}: multimodal needs the language model, but model.multimodal ({}) is false; set it to true, "
+                       "or take vision features",
+                       kFeatures, place("model.multimodal")));
+    }
   }
 
   void check_training() const {

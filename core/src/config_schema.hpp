@@ -62,6 +62,10 @@ void visit_keys(AnyConfig& config, Visitor& visit) {
   visit("model.classifier.dropout_rates", classifier.dropout_rates, Lengths{16}, Interval{0, 1, false, true});
   visit("model.classifier.batch_norm", classifier.batch_norm);
   visit("model.classifier.activation", classifier.activation, OneOf{"gelu | relu | silu | tanh"});
+  visit("model.classifier.type", classifier.type, OneOf{"mlp | linear"});
+  visit("model.classifier.features", classifier.features, OneOf{"vision | multimodal"});
+  visit("model.classifier.pooling", classifier.pooling, OneOf{"model | mean | attention"});
+  visit("model.classifier.prompt", classifier.prompt, NotEmpty{});
 
   auto& training = config.training;
   visit("training.epochs", training.epochs, Between{1, 1'000'000});

@@ -1,6 +1,5 @@
 #include <ATen/ops/linear.h>
 #include <ATen/ops/softmax.h>
-#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -11,33 +10,9 @@
 #include "vlmzoo/heads.hpp"
 
 namespace vlmzoo {
-namespace {
-
-/// [B, L, H] -> [B, H]: the last position of each prompt, on whichever side the padding is.
-at::Tensor last_positions(const at::Tensor& hidden, const at::Tensor& attention_mask) {
-  if (hidden.dim() != 3 || hidden.size(1) == 0) {
-    throw Error(ErrorCode::kMismatch,
-                fmt::format("heads: last_hidden_state of the text is {}; expected [B, L, H]", shape_of(hidden)));
-  }
-  if (!attention_mask.defined()) return hidden.select(1, hidden.size(1) - 1);
-  if (attention_mask.dim() != 2 || attention_mask.size(0) != hidden.size(0) ||
-      attention_mask.size(1) != hidden.size(1)) {
-    throw Error(ErrorCode::kMismatch, fmt::format("heads: attention_mask is {} and last_hidden_state {}",
-                                                  shape_of(attention_mask), shape_of(hidden)));
-  }
-  const at::Tensor mask = attention_mask.to(at::kCPU, at::kBool);
-  std::vector<std::int64_t> rows;
-  for (std::int64_t prompt = 0; prompt < mask.size(0); ++prompt) {
-    const at::Tensor real = mask[prompt].nonzero();
-    if (real.size(0) == 0) throw Error(ErrorCode::kMismatch, fmt::format("heads: prompt {} is all padding", prompt));
-    rows.push_back(prompt * mask.size(1) + real[-1].item<std::int64_t>());
-  }
-  return hidden.flatten(0, 1).index_select(0, at::tensor(rows, at::kLong).to(hidden.device()));
+at::Tensor probabilities(const at::Tensor& logits, double temperature) {
+  return at::softmax(temperature == 1 ? logits : logits.to(at::kFloat).div(temperature), -1, at::kFloat);
 }
-
-}  // namespace
-
-at::Tensor probabilities(const at::Tensor& logits) { return at::softmax(logits, -1, at::kFloat); }
 
 HeadConfig head_config(const ModelInfo& info, const ModelConfig& config) {
   HeadConfig result{info.model_type,  info.num_features, info.text_hidden_size,
@@ -50,12 +25,14 @@ HeadConfig head_config(const ModelInfo& info, const ModelConfig& config) {
     for (std::int64_t i = 0; i < config.num_classes; ++i) result.class_names.push_back(std::to_string(i));
   }
   check_head_config(result, "head", ErrorCode::kConfig);
+  result.classifier = in_use(result.classifier);
   return result;
 }
 
 Head::Head(HeadConfig config, std::vector<NamedTensor> tensors)
     : config_(std::move(config)), tensors_(std::move(tensors)) {
   check_head_config(config_, "head", ErrorCode::kConfig);
+  config_.classifier = in_use(config_.classifier);
   const std::vector<TensorSpec> layout = head_layout(config_);
   std::vector<FoundTensor> found;
   for (const NamedTensor& named : tensors_) found.push_back({named.name, named.tensor.sizes().vec()});
@@ -75,9 +52,16 @@ Head::Head(HeadConfig config, std::vector<NamedTensor> tensors)
   tensors_ = std::move(ordered);
 
   std::span<const NamedTensor> rest(tensors_);
-  projection_weight_ = rest[0].tensor;
-  projection_bias_ = rest[1].tensor;
-  rest = rest.subspan(2);
+  const auto take = [&]() -> const at::Tensor& {
+    const at::Tensor& tensor = rest.front().tensor;
+    rest = rest.subspan(1);
+    return tensor;
+  };
+  if (!poolable()) pooling_query_ = take();
+  if (projects(config_.classifier)) {
+    projection_weight_ = take();
+    projection_bias_ = take();
+  }
   if (config_.vocab_size > 0) {
     response_generator_ = ResponseGenerator(rest[rest.size() - 2].tensor, rest[rest.size() - 1].tensor);
     rest = rest.first(rest.size() - 2);
@@ -85,38 +69,88 @@ Head::Head(HeadConfig config, std::vector<NamedTensor> tensors)
   classifier_ = ClassificationHead(config_.classifier, rest);
 }
 
-at::Tensor Head::project(const at::Tensor& pooled) const {
-  if (pooled.dim() != 2 || pooled.size(1) != config_.num_features) {
-    throw Error(ErrorCode::kMismatch, fmt::format("head for {}: features are {}; expected [I, {}]", config_.model_type,
-                                                  shape_of(pooled), config_.num_features));
-  }
-  return at::linear(pooled.to(at::kFloat), projection_weight_, projection_bias_);
+std::string Head::pooled_name() const {
+  const ClassifierConfig& classifier = config_.classifier;
+  return needs_language() ? "multimodal: " + classifier.prompt : "vision: " + classifier.pooling;
 }
 
-HeadOutput Head::forward(const ImageFeatures& features) const { return forward_pooled(pool_image_features(features)); }
+void Head::require_vision() const {
+  if (!needs_language()) return;
+  throw Error(ErrorCode::kUnsupported,
+              fmt::format("head for {}: its classifier.features are multimodal, the language model's state behind its "
+                          "prompt; features of vision don't have it (run_head() runs the model as the head needs it)",
+                          config_.model_type));
+}
 
-HeadOutput Head::forward_pooled(const at::Tensor& pooled) const {
+void Head::require_poolable() const {
+  if (poolable()) return;
+  throw Error(
+      ErrorCode::kUnsupported,
+      fmt::format("head for {}: its classifier.pooling is attention, which is learned and looks at every token; "
+                  "pooled features, as a cache holds them, are not enough",
+                  config_.model_type));
+}
+
+at::Tensor Head::pool_any(const ImageFeatures& features) const {
+  require_vision();
+  if (!poolable()) return attention_pool(features, pooling_query_);
+  return config_.classifier.pooling == "mean" ? mean_pool(features) : pool_image_features(features);
+}
+
+at::Tensor Head::pool(const ImageFeatures& features) const {
+  require_poolable();
+  return pool_any(features);
+}
+
+at::Tensor Head::embed(const at::Tensor& pooled) const {
+  if (pooled.dim() != 2 || pooled.size(1) != pooled_width()) {
+    throw Error(ErrorCode::kMismatch, fmt::format("head for {}: features are {}; expected [I, {}]", config_.model_type,
+                                                  shape_of(pooled), pooled_width()));
+  }
+  const at::Tensor wide = pooled.to(at::kFloat);
+  return projection_weight_.defined() ? at::linear(wide, projection_weight_, projection_bias_) : wide;
+}
+
+HeadOutput Head::classify(const at::Tensor& pooled) const {
   HeadOutput output;
-  output.embeddings = project(pooled);
+  output.embeddings = embed(pooled);
   output.logits = classifier_.forward(output.embeddings);
   return output;
 }
 
-HeadOutput Head::forward_training(const at::Tensor& pooled) {
+HeadOutput Head::classify_training(const at::Tensor& pooled) {
   HeadOutput output;
-  output.embeddings = project(pooled);
+  output.embeddings = embed(pooled);
   output.logits = classifier_.forward_training(output.embeddings);
   return output;
 }
 
+HeadOutput Head::forward(const ImageFeatures& features) const { return classify(pool_any(features)); }
+
+HeadOutput Head::forward_pooled(const at::Tensor& pooled) const {
+  require_poolable();
+  return classify(pooled);
+}
+
+HeadOutput Head::forward_training(const ImageFeatures& features) { return classify_training(pool_any(features)); }
+
+HeadOutput Head::forward_training(const at::Tensor& pooled) {
+  require_poolable();
+  return classify_training(pooled);
+}
+
 HeadOutput Head::forward_multimodal(const Model& model, const ModelInputs& inputs, const ImageFeatures* features,
                                     const TextOutput& text) const {
-  HeadOutput output;
-  if (features != nullptr) output = forward(*features);
-  const at::Tensor last = last_positions(text.last_hidden_state, inputs.attention_mask);
+  const at::Tensor last = last_positions(inputs, text);
   if (last.size(1) != config_.text_hidden_size) {
     throw Error(ErrorCode::kMismatch, fmt::format("head for {}: the text's hidden states are {} wide; expected {}",
                                                   config_.model_type, last.size(1), config_.text_hidden_size));
+  }
+  HeadOutput output;
+  if (needs_language()) {
+    output = classify(last);
+  } else if (features != nullptr) {
+    output = forward(*features);
   }
   output.multimodal_embeddings = last.to(at::kFloat);
   output.response_logits = response_generator_.forward(model, last);

@@ -42,6 +42,19 @@ std::int64_t integer_of(const Metadata& metadata, const std::string& key, const 
   return value;
 }
 
+/// Absent in files without a fitted one.
+double temperature_of(const Metadata& metadata, const std::string& where) {
+  const auto it = metadata.find("temperature");
+  if (it == metadata.end()) return 1;
+  const std::string& text = it->second;
+  double value = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), value);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    corrupt(where, fmt::format("temperature in its metadata is {}; expected a number", in_quotes(text)));
+  }
+  return value;
+}
+
 std::vector<std::string> parse_class_names(const std::string& text, const std::string& where) {
   const Json names = parse_json(text, where + ": class_names");
   std::vector<std::string> result;
@@ -50,6 +63,12 @@ std::vector<std::string> parse_class_names(const std::string& text, const std::s
     result.push_back(name.get<std::string>());
   }
   return result;
+}
+
+/// What makes the variants, by the names in files and configurations.
+std::vector<std::pair<const char*, std::string*>> variant_keys(ClassifierConfig& config) {
+  return {
+      {"type", &config.type}, {"features", &config.features}, {"pooling", &config.pooling}, {"prompt", &config.prompt}};
 }
 
 ClassifierConfig parse_classifier(const std::string& text, const std::string& where) {
@@ -72,8 +91,13 @@ ClassifierConfig parse_classifier(const std::string& text, const std::string& wh
   config.hidden_dims = field("hidden_dims", "a list of integers", list_of(is_integer)).get<std::vector<std::int64_t>>();
   config.dropout_rates = field("dropout_rates", "a list of numbers", list_of(is_number)).get<std::vector<double>>();
   config.batch_norm = field("batch_norm", "true or false", [](const Json& v) { return v.is_boolean(); }).get<bool>();
-  config.activation = field("activation", "a text", [](const Json& v) { return v.is_string(); }).get<std::string>();
-  return config;
+  const auto is_text = [](const Json& value) { return value.is_string(); };
+  config.activation = field("activation", "a text", is_text).get<std::string>();
+  // Absent in files from before there were variants.
+  for (const auto& [key, member] : variant_keys(config)) {
+    if (json.contains(key)) *member = field(key, "a text", is_text).get<std::string>();
+  }
+  return in_use(config);
 }
 
 std::string json_of(const ClassifierConfig& config) {
@@ -82,6 +106,13 @@ std::string json_of(const ClassifierConfig& config) {
   json["dropout_rates"] = config.dropout_rates;
   json["batch_norm"] = config.batch_norm;
   json["activation"] = config.activation;
+  json["type"] = config.type;
+  json["features"] = config.features;
+  if (config.features == "vision") {
+    json["pooling"] = config.pooling;
+  } else {
+    json["prompt"] = config.prompt;
+  }
   return json.dump();
 }
 
@@ -104,13 +135,31 @@ HeadConfig parse_metadata(const SafetensorsFile& file) {
   config.vocab_size = metadata.contains("vocab_size") ? integer_of(metadata, "vocab_size", where) : 0;
   config.class_names = parse_class_names(text_of(metadata, "class_names", where), where);
   config.classifier = parse_classifier(text_of(metadata, "classifier", where), where);
+  config.temperature = temperature_of(metadata, where);
   check_head_config(config, where, ErrorCode::kCorrupt);
   return config;
 }
 
-bool same(const ClassifierConfig& a, const ClassifierConfig& b) {
-  return a.hidden_dims == b.hidden_dims && a.dropout_rates == b.dropout_rates && a.batch_norm == b.batch_norm &&
-         a.activation == b.activation;
+/// What `config` asks for; keys that it leaves at their defaults are the file's.
+ClassifierConfig asked_of(const ClassifierConfig& config, const ClassifierConfig& file) {
+  const ClassifierConfig defaults;
+  ClassifierConfig asked = in_use(config);
+  asked.prompt = config.prompt;
+  const auto settle = [&](auto member) {
+    if (config.*member == defaults.*member) asked.*member = file.*member;
+  };
+  using C = ClassifierConfig;
+  settle(&C::type);
+  settle(&C::features);
+  settle(&C::pooling);
+  settle(&C::prompt);
+  if (config.type != "linear") {
+    settle(&C::hidden_dims);
+    settle(&C::dropout_rates);
+    settle(&C::batch_norm);
+    settle(&C::activation);
+  }
+  return asked;
 }
 
 bool unnamed(const std::vector<std::string>& names) {
@@ -161,9 +210,10 @@ HeadConfig reconcile(HeadConfig file, const ModelInfo& info, const ModelConfig& 
                             info.vocab_size);
   }
   file.class_names = reconcile_classes(file.class_names, config, problems);
-  if (!same(file.classifier, config.classifier) && !same(config.classifier, ClassifierConfig{})) {
-    problems += fmt::format("; its classifier is {}, the configuration's is {}", json_of(file.classifier),
-                            json_of(config.classifier));
+  const std::string classifier = json_of(file.classifier),
+                    asked = json_of(asked_of(config.classifier, file.classifier));
+  if (classifier != asked) {
+    problems += fmt::format("; its classifier is {}, the configuration's is {}", classifier, asked);
   }
   if (!problems.empty()) {
     throw Error(ErrorCode::kMismatch,
@@ -204,6 +254,7 @@ void save_head(const std::filesystem::path& path, const Head& head) {
                        {"class_names", Json(config.class_names).dump()},
                        {"classifier", json_of(config.classifier)}};
   if (config.vocab_size > 0) metadata["vocab_size"] = std::to_string(config.vocab_size);
+  if (config.temperature != 1) metadata["temperature"] = fmt::format("{}", config.temperature);  // reads back exactly
 
   write_tensors(path, head.tensors(), metadata);
 }

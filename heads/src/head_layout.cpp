@@ -3,7 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <array>
+#include <cmath>
 #include <map>
 #include <set>
 
@@ -17,7 +17,6 @@ namespace {
 // Far above any real head; low enough that no product of two widths comes near 64 bits.
 constexpr std::int64_t kMaxWidth = std::int64_t{1} << 24;
 constexpr std::size_t kMaxLayers = 64;
-constexpr std::array<const char*, 4> kActivations = {"gelu", "relu", "silu", "tanh"};
 
 constexpr std::size_t kNamedTensors = 20;
 constexpr std::size_t kListBudget = 1'100;  // three lists and the text around them stay below 4,000 characters
@@ -57,6 +56,49 @@ void add_batch_norm(std::vector<TensorSpec>& layout, const std::string& name, st
   layout.push_back({name + ".num_batches_tracked", {}, TensorSpec::Fill::kCounter, 0, false});
 }
 
+void check_width(const std::string& key, std::int64_t width, std::int64_t low, const std::string& where,
+                 ErrorCode code) {
+  if (width >= low && width <= kMaxWidth) return;
+  throw Error(code, fmt::format("{}: {} is {}; expected {} to {}", where, key, width, low, kMaxWidth));
+}
+
+/// `words` are separated by " | ".
+void check_word(const char* key, const std::string& value, const std::string& words, const std::string& where,
+                ErrorCode code) {
+  const bool whole = !value.empty() && value.find_first_of(" |") == std::string::npos;
+  if (whole && (" " + words + " ").find(" " + value + " ") != std::string::npos) return;
+  throw Error(code, fmt::format("{}: classifier.{} is {}; expected {}", where, key, in_quotes(value), words));
+}
+
+void check_classifier(const ClassifierConfig& classifier, const std::string& where, ErrorCode code) {
+  const auto fail = [&](const std::string& message) { throw Error(code, where + ": " + message); };
+  if (classifier.hidden_dims.size() != classifier.dropout_rates.size()) {
+    fail(fmt::format("classifier.hidden_dims has {} entries and classifier.dropout_rates {}; give one rate per layer",
+                     classifier.hidden_dims.size(), classifier.dropout_rates.size()));
+  }
+  if (classifier.hidden_dims.size() > kMaxLayers) {
+    fail(fmt::format("classifier.hidden_dims has {} layers; at most {}", classifier.hidden_dims.size(), kMaxLayers));
+  }
+  for (const std::int64_t width : classifier.hidden_dims) {
+    check_width("an entry of classifier.hidden_dims", width, 1, where, code);
+  }
+  for (const double rate : classifier.dropout_rates) {
+    if (!(rate >= 0 && rate < 1)) {
+      fail(fmt::format("an entry of classifier.dropout_rates is {}; expected 0 <= rate < 1", rate));
+    }
+  }
+  check_word("activation", classifier.activation, "gelu | relu | silu | tanh", where, code);
+  check_word("type", classifier.type, "mlp | linear", where, code);
+  check_word("features", classifier.features, "vision | multimodal", where, code);
+  check_word("pooling", classifier.pooling, "model | mean | attention", where, code);
+  if (classifier.features == "vision") return;
+  if (classifier.pooling != ClassifierConfig{}.pooling) {
+    fail(fmt::format("classifier.pooling is {}, which pools features of vision, and classifier.features are multimodal",
+                     classifier.pooling));
+  }
+  if (classifier.prompt.empty()) fail("classifier.prompt is empty; multimodal features need one");
+}
+
 }  // namespace
 
 std::string shape_of(const at::Tensor& tensor) {
@@ -73,34 +115,14 @@ std::string in_quotes(const std::string& text) {
 
 void check_head_config(const HeadConfig& config, const std::string& where, ErrorCode code) {
   const auto fail = [&](const std::string& message) { throw Error(code, where + ": " + message); };
-  const auto check_width = [&](const std::string& key, std::int64_t width, std::int64_t low) {
-    if (width < low || width > kMaxWidth) {
-      fail(fmt::format("{} is {}; expected {} to {}", key, width, low, kMaxWidth));
-    }
-  };
-  check_width("num_features", config.num_features, 1);
-  check_width("text_hidden_size", config.text_hidden_size, 1);
-  check_width("vocab_size", config.vocab_size, 0);
+  check_width("num_features", config.num_features, 1, where, code);
+  check_width("text_hidden_size", config.text_hidden_size, 1, where, code);
+  check_width("vocab_size", config.vocab_size, 0, where, code);
 
-  const ClassifierConfig& classifier = config.classifier;
-  if (classifier.hidden_dims.size() != classifier.dropout_rates.size()) {
-    fail(fmt::format("classifier.hidden_dims has {} entries and classifier.dropout_rates {}; give one rate per layer",
-                     classifier.hidden_dims.size(), classifier.dropout_rates.size()));
+  check_classifier(config.classifier, where, code);
+  if (!(config.temperature > 0) || !std::isfinite(config.temperature)) {
+    fail(fmt::format("temperature is {}; expected a positive number", config.temperature));
   }
-  if (classifier.hidden_dims.size() > kMaxLayers) {
-    fail(fmt::format("classifier.hidden_dims has {} layers; at most {}", classifier.hidden_dims.size(), kMaxLayers));
-  }
-  for (const std::int64_t width : classifier.hidden_dims) check_width("an entry of classifier.hidden_dims", width, 1);
-  for (const double rate : classifier.dropout_rates) {
-    if (!(rate >= 0 && rate < 1)) {
-      fail(fmt::format("an entry of classifier.dropout_rates is {}; expected 0 <= rate < 1", rate));
-    }
-  }
-  if (std::find(kActivations.begin(), kActivations.end(), classifier.activation) == kActivations.end()) {
-    fail(fmt::format("classifier.activation is {}; expected gelu, relu, silu or tanh",
-                     in_quotes(classifier.activation)));
-  }
-
   if (config.class_names.empty() || std::ssize(config.class_names) > kMaxClasses) {
     fail(fmt::format("{} classes; expected 1 to {}", config.class_names.size(), kMaxClasses));
   }
@@ -110,15 +132,38 @@ void check_head_config(const HeadConfig& config, const std::string& where, Error
   }
 }
 
+ClassifierConfig in_use(ClassifierConfig classifier) {
+  const ClassifierConfig defaults;
+  if (classifier.type == "linear") {
+    classifier.hidden_dims.clear();
+    classifier.dropout_rates.clear();
+    classifier.batch_norm = defaults.batch_norm;
+    classifier.activation = defaults.activation;
+  }
+  if (classifier.features == "vision") classifier.prompt = defaults.prompt;
+  return classifier;
+}
+
+bool projects(const ClassifierConfig& classifier) {
+  return classifier.features == "vision" && classifier.type == "mlp";
+}
+
 std::vector<TensorSpec> head_layout(const HeadConfig& config) {
+  const ClassifierConfig classifier = in_use(config.classifier);
   std::vector<TensorSpec> layout;
-  add_linear(layout, "vision_projection", config.num_features, config.text_hidden_size);
-  std::int64_t width = config.text_hidden_size;
-  for (std::size_t i = 0; i < config.classifier.hidden_dims.size(); ++i) {
+  if (classifier.pooling == "attention") {
+    layout.push_back({"attention_pooling.query", {config.num_features}, TensorSpec::Fill::kZero, 0, true});
+  }
+  std::int64_t width = classifier.features == "vision" ? config.num_features : config.text_hidden_size;
+  if (projects(classifier)) {
+    add_linear(layout, "vision_projection", width, config.text_hidden_size);
+    width = config.text_hidden_size;
+  }
+  for (std::size_t i = 0; i < classifier.hidden_dims.size(); ++i) {
     const std::string layer = fmt::format("classification_head.layers.{}.", i);
-    add_linear(layout, layer + "linear", width, config.classifier.hidden_dims[i]);
-    width = config.classifier.hidden_dims[i];
-    if (config.classifier.batch_norm) add_batch_norm(layout, layer + "norm", width);
+    add_linear(layout, layer + "linear", width, classifier.hidden_dims[i]);
+    width = classifier.hidden_dims[i];
+    if (classifier.batch_norm) add_batch_norm(layout, layer + "norm", width);
   }
   add_linear(layout, "classification_head.out", width, static_cast<std::int64_t>(config.class_names.size()));
   if (config.vocab_size > 0) add_linear(layout, "response_generator", config.text_hidden_size, config.vocab_size);

@@ -32,6 +32,13 @@ struct FoundTensor {
 /// Throws Error(code) beginning with `where` unless `config` describes a head that can be built.
 void check_head_config(const HeadConfig& config, const std::string& where, ErrorCode code);
 
+/// The same classifier with what its variant doesn't use at its default: layers of a linear one, the prompt of one on
+/// vision features.
+ClassifierConfig in_use(ClassifierConfig classifier);
+
+/// Whether it has a vision_projection.
+bool projects(const ClassifierConfig& classifier);
+
 /// The tensors of a checked config, in the order of the file.
 std::vector<TensorSpec> head_layout(const HeadConfig& config);
 

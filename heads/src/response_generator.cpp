@@ -28,7 +28,7 @@ Head Head::with_own_response_generator(const Model& model) const {
   check_head_memory(head_layout(config));
 
   // The adapter shows its lm_head only as a function, whatever kernel it is; unit vectors give its columns.
-  const at::TensorOptions options = projection_weight_.options().requires_grad(false);
+  const at::TensorOptions options = tensors_.front().tensor.options().requires_grad(false);
   at::Tensor weight = at::empty({config.vocab_size, config.text_hidden_size}, options);
   constexpr std::int64_t kColumns = 64;
   for (std::int64_t first = 0; first < config.text_hidden_size; first += kColumns) {

@@ -346,6 +346,10 @@ TEST_CASE("values out of range are refused") {
        "model.precision.vision must be auto | fp32 | bf16 | fp16 | int8, got nothing"},
       {"model: {precision: [fp32]}", "model.precision must be auto | fp32 | bf16 | fp16 | int8, got a list"},
       {"model: {classifier: {activation: GELU}}", "model.classifier.activation must be gelu | relu | silu | tanh"},
+      {"model: {classifier: {type: probe}}", "model.classifier.type must be mlp | linear, got 'probe'"},
+      {"model: {classifier: {features: text}}", "model.classifier.features must be vision | multimodal"},
+      {"model: {classifier: {pooling: max}}", "model.classifier.pooling must be model | mean | attention"},
+      {"model: {classifier: {prompt: ''}}", "model.classifier.prompt must be text that is not empty"},
       {"model: {classifier: {hidden_dims: [0, 1]}}", "model.classifier.hidden_dims[0] must be an integer between 1"},
       {"model: {classifier: {hidden_dims: [1, 65537]}}",
        "model.classifier.hidden_dims[1] must be an integer between 1"},
@@ -374,6 +378,20 @@ TEST_CASE("each hidden layer needs one dropout rate") {
         "a.yaml:3: model.classifier.hidden_dims has 3 entries and model.classifier.dropout_rates (default) has 2; each "
         "hidden layer needs one rate");
   CHECK(contains(refusal_of("model:\n  classifier: {dropout_rates: []}\n"), "a.yaml:2: "));
+}
+
+TEST_CASE("multimodal features need the language model, and are pooled by nothing") {
+  const Config config = config_of("model: {classifier: {features: multimodal, prompt: How many?, type: linear}}");
+  CHECK(config.model.classifier.prompt == "How many?");
+  CHECK(config.model.classifier.type == "linear");
+  CHECK(refusal_of("model:\n  multimodal: false\n  classifier: {features: multimodal}\n") ==
+        "a.yaml:3: model.classifier.features: multimodal needs the language model, but model.multimodal (a.yaml:2) is "
+        "false; set it to true, or take vision features");
+  CHECK(refusal_of("model:\n  classifier:\n    features: multimodal\n    pooling: attention\n") ==
+        "a.yaml:4: model.classifier.pooling: attention pools the features of vision, but model.classifier.features "
+        "(a.yaml:3) is multimodal, one hidden state per picture; leave one of them out");
+  CHECK(config_of("model: {classifier: {features: multimodal, pooling: model}}").model.classifier.prompt ==
+        ClassifierConfig{}.prompt);
 }
 
 TEST_CASE("class names are complete, different, and as many as num_classes") {

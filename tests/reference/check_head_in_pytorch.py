@@ -25,13 +25,16 @@ def documented():
     return names
 
 
-def write_head(path, activation, batch_norm):
+def write_head(path, activation="gelu", batch_norm=True, variant=("mlp", "vision", "model")):
     classifier = {
         "hidden_dims": formula.HIDDEN_DIMS,
         "dropout_rates": formula.DROPOUT_RATES,
         "batch_norm": batch_norm,
         "activation": activation,
+        **dict(zip(["type", "features", "pooling"], variant)),
     }
+    if classifier["type"] == "linear":
+        classifier |= {"hidden_dims": [], "dropout_rates": []}
     metadata = {
         "vlmzoo_head": "1",
         "model_type": "toy",
@@ -41,7 +44,7 @@ def write_head(path, activation, batch_norm):
         "classifier": json.dumps(classifier),
         "created_by": "check_head_in_pytorch.py",
     }
-    save_file(formula.tensors(batch_norm), path, metadata)
+    save_file(formula.tensors(batch_norm, *variant), path, metadata)
 
 
 def relative_error(got, expected):
@@ -53,7 +56,7 @@ def main():
     docs = documented()
     goldens = json.loads((ROOT / "tests" / "goldens" / "heads.json").read_text())
     hidden, valid = formula.features()
-    pooled = docs["pool_image_features"](hidden, formula.TILES_PER_IMAGE, valid)
+    pooled = docs["mean_pool"](docs["valid_tokens"](hidden, formula.TILES_PER_IMAGE, valid))
     worst = relative_error(pooled, goldens["pooled"])
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
         path = Path(folder) / "head.safetensors"
@@ -61,7 +64,16 @@ def main():
             write_head(path, case["activation"], case["batch_norm"])
             logits, embeddings = docs["load_head"](path)(pooled)
             worst = max(worst, relative_error(logits, case["logits"]), relative_error(embeddings, case["embeddings"]))
-    print(f"{len(goldens['cases'])} heads of docs/heads.md in PyTorch: largest relative difference {worst:.1e}")
+        for case in goldens["variants"]:
+            write_head(path, variant=(case["type"], case["features"], case["pooling"]))
+            head = docs["load_head"](path)
+            if case["features"] == "multimodal":
+                logits, embeddings = head(formula.multimodal_embeddings())
+            else:
+                tokens = docs["valid_tokens"](hidden, formula.TILES_PER_IMAGE, valid)
+                logits, embeddings = head(head.pool(tokens, formula.pooler_output()))
+            worst = max(worst, relative_error(logits, case["logits"]), relative_error(embeddings, case["embeddings"]))
+    print(f"{len(goldens['cases']) + len(goldens['variants'])} heads of docs/heads.md in PyTorch: largest relative difference {worst:.1e}")
     if not worst < 1e-5:
         sys.exit("more than 1e-5: docs/heads.md and the goldens disagree")
 

@@ -12,11 +12,19 @@ def value(stream, index):
     return (index * 7919 + stream * 104729 + 17) % 1009 / 1009 - 0.5
 
 
-def layout(batch_norm):
+VARIANTS = [(kind, *of) for kind in ["mlp", "linear"] for of in [("vision", "model"), ("vision", "mean"),
+            ("vision", "attention"), ("multimodal", "model")]]  # (type, features, pooling)
+
+
+def layout(batch_norm, kind="mlp", features="vision", pooling="model"):
     """(name, shape) in the order of the file."""
-    yield "vision_projection.weight", [TEXT_HIDDEN_SIZE, NUM_FEATURES]
-    yield "vision_projection.bias", [TEXT_HIDDEN_SIZE]
-    widths = [TEXT_HIDDEN_SIZE, *HIDDEN_DIMS]
+    if pooling == "attention":
+        yield "attention_pooling.query", [NUM_FEATURES]
+    if features == "vision" and kind == "mlp":
+        yield "vision_projection.weight", [TEXT_HIDDEN_SIZE, NUM_FEATURES]
+        yield "vision_projection.bias", [TEXT_HIDDEN_SIZE]
+    inputs = NUM_FEATURES if features == "vision" and kind == "linear" else TEXT_HIDDEN_SIZE
+    widths = [inputs, *(HIDDEN_DIMS if kind == "mlp" else [])]
     for n, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
         layer = f"classification_head.layers.{n}"
         yield f"{layer}.linear.weight", [outputs, inputs]
@@ -29,12 +37,12 @@ def layout(batch_norm):
     yield "classification_head.out.bias", [len(CLASS_NAMES)]
 
 
-def tensors(batch_norm):
+def tensors(batch_norm, *variant):
     """Name -> float32 tensor; variances and scales are moved to [0.5, 1.5) so that they are positive."""
     import torch
 
     result = {}
-    for stream, (name, shape) in enumerate(layout(batch_norm)):
+    for stream, (name, shape) in enumerate(layout(batch_norm, *variant)):
         if name.endswith("num_batches_tracked"):
             result[name] = torch.tensor(7)
             continue
@@ -45,12 +53,28 @@ def tensors(batch_norm):
     return result
 
 
+def formula_tensor(stream, shape, scale):
+    import torch
+
+    data = [scale * value(stream, i) for i in range(torch.Size(shape).numel())]
+    return torch.tensor(data, dtype=torch.float64).float().reshape(shape)
+
+
+def pooler_output():
+    """[I, C]"""
+    return formula_tensor(98, [len(TILES_PER_IMAGE), NUM_FEATURES], 4)
+
+
+def multimodal_embeddings():
+    """[B, H] of two prompts"""
+    return formula_tensor(97, [2, TEXT_HIDDEN_SIZE], 4)
+
+
 def features():
     """last_hidden_state [N, P, C] float32 and valid bool [N, P]: the last tokens of odd tiles are padding."""
     import torch
 
     rows = sum(TILES_PER_IMAGE)
-    data = [4 * value(99, i) for i in range(rows * TOKENS * NUM_FEATURES)]
-    hidden = torch.tensor(data, dtype=torch.float64).float().reshape(rows, TOKENS, NUM_FEATURES)
+    hidden = formula_tensor(99, [rows, TOKENS, NUM_FEATURES], 4)
     valid = torch.tensor([[t < TOKENS - 2 * (row % 2) for t in range(TOKENS)] for row in range(rows)])
     return hidden, valid

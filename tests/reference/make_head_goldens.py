@@ -12,20 +12,36 @@ import head_formula as formula
 ACTIVATIONS = {"gelu": F.gelu, "relu": F.relu, "silu": F.silu, "tanh": torch.tanh}
 
 
-def pooled():
+def tokens():
+    """[n, C] of each picture: its valid tokens"""
     hidden, valid = formula.features()
-    means, first = [], 0
+    first = 0
     for tiles in formula.TILES_PER_IMAGE:
         rows = [hidden[n, p] for n in range(first, first + tiles) for p in range(formula.TOKENS) if valid[n, p]]
-        means.append(torch.stack(rows).mean(dim=0))
+        yield torch.stack(rows)
         first += tiles
-    return torch.stack(means)
+
+
+def pooled():
+    return torch.stack([x.mean(dim=0) for x in tokens()])
+
+
+def attention_pooled(query):
+    """One query, keys normalised, values as they are."""
+    result = []
+    for x in tokens():
+        keys = F.layer_norm(x, x.shape[-1:])
+        result.append(F.scaled_dot_product_attention(query[None], keys, x)[0])
+    return torch.stack(result)
 
 
 def forward(tensors, x, activation, training):
-    embeddings = F.linear(x, tensors["vision_projection.weight"], tensors["vision_projection.bias"])
-    x = embeddings
+    if "vision_projection.weight" in tensors:
+        x = F.linear(x, tensors["vision_projection.weight"], tensors["vision_projection.bias"])
+    embeddings = x
     for n in range(len(formula.HIDDEN_DIMS)):
+        if f"classification_head.layers.{n}.linear.weight" not in tensors:
+            break  # of a linear head
         layer = f"classification_head.layers.{n}"
         x = F.linear(x, tensors[f"{layer}.linear.weight"], tensors[f"{layer}.linear.bias"])
         if f"{layer}.norm.weight" in tensors:
@@ -61,6 +77,24 @@ def case(activation, batch_norm):
     return result
 
 
+def variant(kind, features, pooling):
+    tensors = formula.tensors(True, kind, features, pooling)
+    if features == "multimodal":
+        x = formula.multimodal_embeddings()
+    elif pooling == "attention":
+        x = attention_pooled(tensors["attention_pooling.query"])
+    else:
+        x = pooled() if pooling == "mean" else formula.pooler_output()
+    logits, embeddings = forward(tensors, x, "gelu", training=False)
+    return {
+        "type": kind,
+        "features": features,
+        "pooling": pooling,
+        "logits": numbers(logits),
+        "embeddings": numbers(embeddings),
+    }
+
+
 def main():
     output = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parents[1] / "goldens" / "heads.json"
     torch.manual_seed(0)
@@ -68,9 +102,10 @@ def main():
         "made_with": f"torch {torch.__version__}",
         "pooled": numbers(pooled()),
         "cases": [case(activation, batch_norm) for activation in ACTIVATIONS for batch_norm in [True, False]],
+        "variants": [variant(*names) for names in formula.VARIANTS],
     }
     text = json.dumps(goldens)
-    output.write_text(text.replace('{"activation"', '\n{"activation"') + "\n")
+    output.write_text(text.replace('{"activation"', '\n{"activation"').replace('{"type"', '\n{"type"') + "\n")
     print(f"{output}: {output.stat().st_size} bytes")
 
 

@@ -29,6 +29,10 @@ struct ClassifierConfig {
   std::vector<double> dropout_rates = {0.2, 0.1};  ///< as many as hidden_dims
   bool batch_norm = true;
   std::string activation = "gelu";  ///< gelu | relu | silu | tanh
+  std::string type = "mlp";         ///< mlp | linear: one Linear right on the features, none of the layers above
+  std::string features = "vision";  ///< vision | multimodal: the last hidden state of the answer position of `prompt`
+  std::string pooling = "model";    ///< of vision features: model (its pooler's output, else mean) | mean | attention
+  std::string prompt = "What does this picture show?";  ///< neutral, as Request::text; of multimodal features
 };
 
 struct ModelConfig {

@@ -15,16 +15,25 @@
 ///   ImageFeatures -> pool [I, C] -> vision_projection [I, H] = embeddings -> ClassificationHead [I, K] = logits
 ///   TextOutput -> last position [B, H] = multimodal_embeddings -> ResponseGenerator [B, V] = response_logits
 /// I pictures, B prompts, C width of the vision tower, H width of the text model, K classes, V vocabulary. All in fp32.
-/// Names, file format and the same module in PyTorch: docs/heads.md. Const methods may run concurrently; a head in
-/// training belongs to one thread. Nothing detaches: gradients reach the features and every trainable tensor.
+/// ClassifierConfig makes variants of the first line: pooled by attention, classified by one Linear, or by the second
+/// line's multimodal_embeddings (then I = B). run_head.hpp runs any of them. Names, file format and the same module in
+/// PyTorch: docs/heads.md. Const methods may run concurrently; a head in training belongs to one thread. Nothing
+/// detaches: gradients reach the features and every trainable tensor.
 namespace vlmzoo {
 
 /// [I, C] fp32: `pooler_output` where the model has one, else the mean of `last_hidden_state` over the valid tokens of
 /// all tiles of each picture. Error: kMismatch for shapes that don't fit, or a picture without a valid token.
 at::Tensor pool_image_features(const ImageFeatures& features);
+/// The mean also where the model has a pooler.
+at::Tensor mean_pool(const ImageFeatures& features);
+/// Σ softmax(LayerNorm(x)·query / sqrt(C)) x over the same tokens x, for a learned query [C]; zeros give the mean.
+at::Tensor attention_pool(const ImageFeatures& features, const at::Tensor& query);
+/// [B, H]: the hidden state of the last position of each prompt, on whichever side the padding is. `inputs` are those
+/// that gave `text`. Error: kMismatch.
+at::Tensor last_positions(const ModelInputs& inputs, const TextOutput& text);
 
-/// Softmax over the last dimension, in fp32.
-at::Tensor probabilities(const at::Tensor& logits);
+/// Softmax of logits / temperature over the last dimension, in fp32.
+at::Tensor probabilities(const at::Tensor& logits, double temperature = 1);
 
 /// What a head is made for and of; stored in its file.
 struct HeadConfig {
@@ -34,6 +43,7 @@ struct HeadConfig {
   std::int64_t vocab_size = 0;        ///< V when the response generator has weights of its own; 0: it shares lm_head
   ClassifierConfig classifier;
   std::vector<std::string> class_names;  ///< K names, never empty
+  double temperature = 1;                ///< of calibrated probabilities(), fitted on validation data after training
 };
 
 /// The head that `config` asks for on the model `info`; classes without names are "0", "1", …. Error: kConfig.
@@ -48,7 +58,8 @@ struct NamedTensor {
 
 struct HeadOutput {
   at::Tensor logits;                 ///< fp32 [I, K]
-  at::Tensor embeddings;             ///< fp32 [I, H]: output of vision_projection
+  at::Tensor embeddings;             ///< fp32 [I, H], what the classifier sees: output of vision_projection, or
+                                     ///< multimodal_embeddings; under `type: linear` the features themselves
   at::Tensor response_logits;        ///< fp32 [B, V]; undefined without text
   at::Tensor multimodal_embeddings;  ///< fp32 [B, H]; undefined without text
 };
@@ -60,7 +71,7 @@ class ClassificationHead {
   /// `tensors` are those of its layers, in the file's order.
   ClassificationHead(const ClassifierConfig& config, std::span<const NamedTensor> tensors);
 
-  at::Tensor forward(const at::Tensor& x) const;  ///< [I, H] -> [I, K]
+  at::Tensor forward(const at::Tensor& x) const;  ///< [I, in] -> [I, K]
   /// With dropout (ATen's default generator) and batch statistics, which move the running ones. Error: kConfig for a
   /// batch of one under batch norm.
   at::Tensor forward_training(const at::Tensor& x);
@@ -103,15 +114,30 @@ class Head {
   const std::vector<NamedTensor>& tensors() const { return tensors_; }
   const ResponseGenerator& response_generator() const { return response_generator_; }
 
-  /// Inference: fills `logits` and `embeddings`. Error: kMismatch when the features aren't num_features wide.
+  /// What it is a function of: multimodal features, for which the model has to be loaded whole, or those of vision.
+  bool needs_language() const { return config_.classifier.features == "multimodal"; }
+  /// Whether one vector per picture is enough for it, as a cache may hold. Not so for a pooling that is learned.
+  bool poolable() const { return config_.classifier.pooling != "attention"; }
+  /// W, the width of these vectors: H for multimodal features, else C.
+  std::int64_t pooled_width() const { return needs_language() ? config_.text_hidden_size : config_.num_features; }
+  /// Says how pooled features are made, for the key of a cache: heads with the same one may share it.
+  std::string pooled_name() const;
+
+  /// [I, W] fp32 of vision features. Errors: kUnsupported unless poolable(), or for a head that needs_language().
+  at::Tensor pool(const ImageFeatures& features) const;
+
+  /// Inference: fills `logits` and `embeddings`. Errors: kMismatch when the features aren't num_features wide,
+  /// kUnsupported for a head that needs_language().
   HeadOutput forward(const ImageFeatures& features) const;
-  /// The same from pooled features [I, C], as a feature cache holds them.
+  /// The same from pooled features [I, W]. Errors: kMismatch, and kUnsupported unless poolable().
   HeadOutput forward_pooled(const at::Tensor& pooled) const;
-  /// The same with dropout and batch statistics. Error: kConfig for a batch of one under batch norm.
+  /// Both with dropout and batch statistics. Error: also kConfig for a batch of one under batch norm.
+  HeadOutput forward_training(const ImageFeatures& features);
   HeadOutput forward_training(const at::Tensor& pooled);
 
-  /// The plan's forward with text: all four outputs; `features` may be null, which leaves the first two undefined.
-  /// `inputs` are those that gave `text`: its attention_mask says where each prompt ends. Error: kMismatch.
+  /// The plan's forward with text: all four outputs. `features` may be null; then a head on vision leaves the first two
+  /// undefined. `inputs` are those that gave `text`, for a head that needs_language() with its own prompt. Error:
+  /// kMismatch.
   HeadOutput forward_multimodal(const Model& model, const ModelInputs& inputs, const ImageFeatures* features,
                                 const TextOutput& text) const;
 
@@ -121,16 +147,23 @@ class Head {
   Head with_own_response_generator(const Model& model) const;
 
  private:
-  at::Tensor project(const at::Tensor& pooled) const;
+  at::Tensor pool_any(const ImageFeatures& features) const;
+  at::Tensor embed(const at::Tensor& pooled) const;
+  HeadOutput classify(const at::Tensor& pooled) const;
+  HeadOutput classify_training(const at::Tensor& pooled);
+  void require_vision() const;
+  void require_poolable() const;
 
   HeadConfig config_;
   std::vector<NamedTensor> tensors_;
-  at::Tensor projection_weight_, projection_bias_;
+  at::Tensor pooling_query_;                        // undefined unless attention pools
+  at::Tensor projection_weight_, projection_bias_;  // undefined where the classifier sees the features themselves
   ClassificationHead classifier_;
   ResponseGenerator response_generator_;
 };
 
-/// Seeded values, the same on every machine: Linear uniform in ±1/sqrt(inputs) as in PyTorch, batch norm 1, 0, 0, 1.
+/// Seeded values, the same on every machine: Linear uniform in ±1/sqrt(inputs) as in PyTorch, batch norm 1, 0, 0, 1,
+/// the query of attention pooling 0.
 /// Errors: kConfig, kMemory.
 Head fresh_head(const HeadConfig& config, std::int64_t seed);
 
@@ -140,8 +173,8 @@ void save_head(const std::filesystem::path& path, const Head& head);
 /// Errors: kNotFound, kCorrupt (no head file, or broken), kUnsupported (a newer format).
 HeadConfig read_head_config(const std::filesystem::path& path);
 
-/// Reads a head and checks it against model and configuration. Class names and classifier that `config` leaves at their
-/// defaults are the file's. Errors: also kMismatch, naming both sides, or the tensors that don't fit.
+/// Reads a head and checks it against model and configuration. Class names and each key of the classifier that `config`
+/// leaves at its default are the file's. Errors: also kMismatch, naming both sides, or the tensors that don't fit.
 Head load_head(const std::filesystem::path& path, const ModelInfo& info, const ModelConfig& config);
 
 /// The head of `config.head`, or a fresh one from `config.seed`, on the device of `config`. `fresh` says which.

@@ -1,0 +1,28 @@
+#!/usr/bin/env bash
+# What `make demo-models` does: trains the two small models of configs/demo/ from nothing, on 63,000 synthetic pictures, and
+# puts them in place. Can be stopped and started again: it goes on where it was.
+# Usage: apps/demo_models.sh PROGRAM [internvl|llama_vision]...
+set -euo pipefail
+program=$(realpath "$1")
+shift
+root=$(cd "$(dirname "$0")/.." && pwd)
+work=$(dirname "$(dirname "$program")")/demo-models
+demo=$root/configs/demo
+mkdir -p "$work"
+[ $# -gt 0 ] || set -- internvl llama_vision
+
+[ -f "$work/data/labels.csv" ] || "$program" synth receipts --count 90000 --seed 1 --output "$work/data"
+for name in "$@"; do
+  files=$demo/$name
+  if [ ! -f "$work/run_$name/config.yaml" ]; then
+    "$program" init --force --config-json "$files/config.json" --preprocessor "$files/preprocessor_config.json" \
+      --generation "$files/generation_config.json" --tokenizer "$files/tokenizer.json" --dtype fp32 --seed 1 --output "$work/$name"
+    sed '/^  head:/d' "$demo/$name.yaml" > "$work/$name.yaml"
+  fi
+  resume=()
+  [ -f "$work/run_$name/config.yaml" ] && resume=(--resume)
+  "$program" train --config "$work/$name.yaml" --data "$work/data" --output "$work/run_$name" --dtype bf16 "${resume[@]}"
+  cp "$work/run_$name/model/"* "$files/"
+  cp "$work/run_$name/head.safetensors" "$demo/${name}_head.safetensors"
+  "$program" eval --config "$demo/$name.yaml" --data "$work/data" --split test --answers --limit 2000 --no-cache
+done

@@ -1,0 +1,345 @@
+// `vlmzoo train` from outside: what it writes, and that nothing it learned is lost.
+#include <fmt/format.h>
+#include <signal.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <chrono>
+#include <cstdlib>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "program.hpp"
+#include "vlmzoo/files.hpp"
+#include "vlmzoo/json.hpp"
+#include "vlmzoo/random.hpp"
+#include "vlmzoo/safetensors.hpp"
+
+namespace vlmzoo::test {
+namespace {
+
+namespace fs = std::filesystem;
+
+/// A tiny checkpoint of each model and 60 pictures, made once.
+struct Material {
+  TemporaryFolder folder;
+
+  Material() {
+    REQUIRE(vlmzoo({"synth", "receipts", "--count", "60", "--seed", "3", "--size", "64", "--output",
+                    (folder / "data").string(), "--threads", "1"})
+                .code == 0);
+    const fs::path data = fs::path(VLMZOO_TEST_DATA) / "data";
+    const auto init = [&](const char* name, const fs::path& source, const fs::path& tokenizer) {
+      const Result made = vlmzoo({"init", "--config-json", (source / "config.json").string(), "--preprocessor",
+                                  (source / "preprocessor_config.json").string(), "--generation",
+                                  (source / "generation_config.json").string(), "--tokenizer", tokenizer.string(),
+                                  "--dtype", "fp32", "--output", (folder / name).string()});
+      INFO(made.err);
+      REQUIRE(made.code == 0);
+    };
+    init("internvl", data / "internvl" / "release", data / "tokenizer" / "tokenizer.json");
+    init("llama-vision", data / "llama_vision" / "instruct", data / "llama_vision" / "instruct" / "tokenizer.json");
+    for (const std::string type : {"internvl", "llama-vision"}) {
+      write_file(folder / (type + ".yaml"),
+                 fmt::format("model:\n  model_type: {0}\n  pretrained_path: {0}\n  max_tiles: 1\n"
+                             "  classifier: {{hidden_dims: [16], dropout_rates: [0.1], batch_norm: true}}\n"
+                             "training:\n  batch_size: 4\n  gradient_accumulation_steps: 2\n  epochs: 3\n"
+                             "  learning_rate: 1.0e-3\n  warmup_steps: 2\n  ema_decay: 0.9\n  logging_steps: 1\n"
+                             "  save_steps: 1\n  prompt: How many?\n",
+                             type));
+    }
+  }
+
+  std::vector<std::string> train(const std::string& type, const std::string& run,
+                                 const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments = {"train",
+                                          "--config",
+                                          (folder / (type + ".yaml")).string(),
+                                          "--data",
+                                          (folder / "data").string(),
+                                          "--output",
+                                          (folder / run).string(),
+                                          "--threads",
+                                          "1"};
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+  std::vector<std::string> jointly(const std::string& type, const std::string& run,
+                                   const std::vector<std::string>& more = {}) const {
+    std::vector<std::string> arguments =
+        train(type, run,
+              {"--set", "model.freeze_vision_encoder=false", "--set", "training.epochs=2", "--set",
+               "training.augmentations=[flip, brightness]", "--set", "training.region_loss_weight=0.5"});
+    arguments.insert(arguments.end(), more.begin(), more.end());
+    return arguments;
+  }
+};
+
+const Material& material() {
+  static const Material instance;
+  static const bool cache = ::setenv("XDG_CACHE_HOME", (instance.folder / "cache").c_str(), 1) == 0;
+  REQUIRE(cache);
+  return instance;
+}
+
+std::string tensors_of(const fs::path& file) { return sha256_of_file(file); }
+
+std::vector<Json> metrics(const fs::path& run) {
+  std::vector<Json> lines;
+  std::istringstream text(read_file(run / "metrics.jsonl"));
+  for (std::string line; std::getline(text, line);) lines.push_back(parse_json(line, "metrics"));
+  return lines;
+}
+
+/// Starts the program without waiting; stderr goes to `log`.
+pid_t start(const std::vector<std::string>& arguments, const fs::path& log) {
+  const pid_t child = ::fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    ::execl("/bin/sh", "sh", "-c", fmt::format("exec {} >{} 2>&1", words(arguments), quote(log.string())).c_str(),
+            nullptr);
+    ::_exit(127);
+  }
+  return child;
+}
+
+int wait_for(pid_t child) {
+  int status = 0;
+  ::waitpid(child, &status, 0);
+  return WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
+}
+
+/// Until the run has a checkpoint, or ended.
+void wait_for_checkpoint(const fs::path& run, pid_t child) {
+  while (!fs::exists(run / "checkpoint.safetensors") && ::kill(child, 0) == 0) {
+    int status = 0;
+    if (::waitpid(child, &status, WNOHANG) != 0) return;
+    std::this_thread::sleep_for(std::chrono::milliseconds(5));
+  }
+}
+
+}  // namespace
+
+TEST_CASE("a head is trained on cached features: each picture goes through the vision tower once") {
+  const Material& made = material();
+  for (const std::string type : {"internvl", "llama-vision"}) {
+    CAPTURE(type);
+    const fs::path run = made.folder / ("head_" + type);
+    const std::vector<std::string> frozen = {"--set", "model.freeze_language_model=true"};
+    const Result first = vlmzoo(made.train(type, run.filename().string(), frozen));
+    CAPTURE(first.err);
+    REQUIRE(first.code == 0);
+    CHECK(contains(first.err, "features of 51 pictures, 51 of them computed now"));
+    for (const char* file :
+         {"config.yaml", "checkpoint.safetensors", "metrics.jsonl", "head.safetensors", "trained.yaml"}) {
+      CHECK(fs::exists(run / file));
+    }
+    CHECK(!fs::exists(run / "model"));
+    const Result second = vlmzoo(made.train(type, "head_again_" + type, frozen));
+    CHECK(contains(second.err, "features of 51 pictures, 0 of them computed now"));
+    CHECK(tensors_of(run / "head.safetensors") ==
+          tensors_of(made.folder / ("head_again_" + type) / "head.safetensors"));
+
+    const Result used = vlmzoo({"classify", "--config", (run / "trained.yaml").string(),
+                                (made.folder / "data" / "images" / "0000000.jpg").string(), "--json"});
+    CAPTURE(used.err);
+    REQUIRE(used.code == 0);
+    CHECK(parse_json(used.out, "classify").at("results").at(0).at("probabilities").size() == 3);
+    CHECK(!contains(used.err, "freshly initialised"));
+  }
+}
+
+TEST_CASE("model and head are trained together, and the result is a checkpoint like the one it began with") {
+  const Material& made = material();
+  for (const std::string type : {"internvl", "llama-vision"}) {
+    CAPTURE(type);
+    const fs::path run = made.folder / ("joint_" + type);
+    const Result trained = vlmzoo(made.jointly(type, run.filename().string()));
+    CAPTURE(trained.err);
+    REQUIRE(trained.code == 0);
+    CHECK(contains(trained.out, "trained.yaml"));
+    bool language = false, evaluated = false;
+    for (const Json& line : metrics(run)) {
+      language |= line.contains("language_loss") && line.contains("region_loss");
+      evaluated |= line.contains("eval_accuracy");
+    }
+    CHECK(language);
+    CHECK(evaluated);
+    const SafetensorsFile before(made.folder / type / "model.safetensors"), after(run / "model" / "model.safetensors");
+    REQUIRE(before.entries().size() == after.entries().size());
+    for (const TensorEntry& entry : before.entries()) {
+      REQUIRE(after.find(entry.name) != nullptr);
+      CHECK(after.find(entry.name)->shape == entry.shape);
+      CHECK(after.find(entry.name)->dtype == entry.dtype);
+    }
+    CHECK(tensors_of(before.path()) != tensors_of(after.path()));
+    CHECK(
+        vlmzoo({"ask", "--config", (run / "trained.yaml").string(), "--image",
+                (made.folder / "data" / "images" / "0000000.jpg").string(), "-p", "How many?", "--max-new-tokens", "3"})
+            .code == 0);
+  }
+}
+
+TEST_CASE("a run that is killed at any moment goes on to the same bits as one that isn't") {
+  const Material& made = material();
+  const char* asked = std::getenv("VLMZOO_TEST_KILLS");
+  const int rounds = asked != nullptr ? std::atoi(asked) : 3;
+  const auto began = std::chrono::steady_clock::now();
+  REQUIRE(vlmzoo(made.jointly("internvl", "unbroken")).code == 0);
+  const double whole = std::chrono::duration<double>(std::chrono::steady_clock::now() - began).count();
+  const std::string head = tensors_of(made.folder / "unbroken" / "head.safetensors"),
+                    model = tensors_of(made.folder / "unbroken" / "model" / "model.safetensors");
+  Random random(11);
+  for (int round = 0; round < rounds; ++round) {
+    const std::string name = fmt::format("killed_{}", round);
+    const fs::path run = made.folder / name;
+    int code = 1000;
+    for (int attempt = 0; code != 0 && attempt < 50; ++attempt) {
+      const bool begun = fs::exists(run / "config.yaml");
+      if (begun) {
+        // Whatever is there is whole: a checkpoint that can be read, or none yet.
+        if (fs::exists(run / "checkpoint.safetensors")) CHECK_NOTHROW(SafetensorsFile(run / "checkpoint.safetensors"));
+      }
+      const std::vector<std::string> more = begun ? std::vector<std::string>{"--resume"} : std::vector<std::string>{};
+      const pid_t child = start(made.jointly("internvl", name, more), made.folder / "killed.log");
+      if (attempt < 3) {
+        std::this_thread::sleep_for(std::chrono::duration<double>(random.between(0.0, 0.9) * whole));
+        ::kill(child, SIGKILL);
+      }
+      code = wait_for(child);
+      CAPTURE(read_file(made.folder / "killed.log"));
+      REQUIRE((code == 0 || code == 1000 + SIGKILL));
+    }
+    CHECK(code == 0);
+    CHECK(tensors_of(run / "head.safetensors") == head);
+    CHECK(tensors_of(run / "model" / "model.safetensors") == model);
+    std::int64_t last = 0;
+    for (const Json& line : metrics(run)) {  // each step once, in order
+      if (!line.contains("loss")) continue;
+      CHECK(line.at("step").get<std::int64_t>() == last + 1);
+      last = line.at("step").get<std::int64_t>();
+    }
+    fs::remove_all(run);
+  }
+}
+
+TEST_CASE("SIGTERM saves and stops, and the run goes on to the same bits") {
+  const Material& made = material();
+  const std::vector<std::string> more = {"--set", "training.epochs=8", "--set", "model.freeze_vision_encoder=false"};
+  REQUIRE(vlmzoo(made.train("llama-vision", "straight", more)).code == 0);
+  const fs::path run = made.folder / "stopped";
+  const pid_t child = start(made.train("llama-vision", "stopped", more), made.folder / "stopped.log");
+  wait_for_checkpoint(run, child);
+  ::kill(child, SIGTERM);
+  const int code = wait_for(child);
+  const std::string log = read_file(made.folder / "stopped.log");
+  CAPTURE(log);
+  REQUIRE(code == 130);
+  CHECK(contains(log, "go on with --resume"));
+  std::vector<std::string> resumed = more;
+  resumed.push_back("--resume");
+  const Result rest = vlmzoo(made.train("llama-vision", "stopped", resumed));
+  CHECK(rest.code == 0);
+  CHECK(contains(rest.err, "resumed at step"));
+  for (const char* file : {"head.safetensors", "model/model.safetensors"}) {
+    CHECK(tensors_of(run / file) == tensors_of(made.folder / "straight" / file));
+  }
+}
+
+TEST_CASE("a full disk is an error that keeps the last good checkpoint") {
+  const Material& made = material();
+  REQUIRE(vlmzoo(made.train("internvl", "full", {"--set", "training.max_steps=2"})).code == 0);
+  const fs::path run = made.folder / "full";
+  const std::string before = sha256_of_file(run / "checkpoint.safetensors");
+  // Files of this process can't grow beyond a few blocks: what a full disk looks like from inside.
+  const Result full =
+      shell("ulimit -f 8; " + words(made.train("internvl", "full2", {"--set", "training.max_steps=2"})));
+  CAPTURE(full.err);
+  CHECK(full.code == 1);
+  CHECK(contains(full.err, "checkpoint.safetensors"));
+  CHECK(!fs::exists(made.folder / "full2" / "checkpoint.safetensors"));
+  const Result resumed =
+      shell("ulimit -f 8; " + words(made.train("internvl", "full", {"--resume", "--set", "training.max_steps=2"})));
+  CHECK(sha256_of_file(run / "checkpoint.safetensors") == before);
+}
+
+TEST_CASE("a loss that isn't a number stops the run and names the step") {
+  const Material& made = material();
+  const Result burst = vlmzoo(
+      made.train("internvl", "burst",
+                 {"--set", "training.learning_rate=100", "--set", "training.warmup_steps=0", "--set",
+                  "training.gradient_clip=0", "--set", "training.weight_decay=100", "--set", "training.epochs=40"}));
+  CAPTURE(burst.err);
+  CHECK(burst.code == 1);
+  CHECK(contains(burst.err, "error: step "));
+  CHECK(contains(burst.err, "learning_rate"));
+}
+
+TEST_CASE("what can't be trained is refused with the reason") {
+  const Material& made = material();
+  const auto refused = [&](const std::vector<std::string>& arguments, int code, const std::vector<std::string>& parts) {
+    const Result result = vlmzoo(arguments);
+    CAPTURE(words(arguments));
+    CAPTURE(result.err);
+    CHECK(result.code == code);
+    for (const std::string& part : parts) CHECK(contains(result.err, part));
+  };
+  const auto set = [&](const std::string& run, const std::vector<std::string>& settings) {
+    std::vector<std::string> more;
+    for (const std::string& setting : settings) {
+      more.emplace_back("--set");
+      more.push_back(setting);
+    }
+    return made.train("internvl", run, more);
+  };
+  refused(set("r1",
+              {"training.cache_features=always", "training.augmentations=[flip]", "model.freeze_language_model=true"}),
+          2, {"cache_features", "augmentations"});
+  refused(set("r2", {"training.cache_features=always", "model.freeze_vision_encoder=false"}), 2,
+          {"cache_features", "vision encoder"});
+  refused(set("r3", {"training.batch_size=1"}), 2, {"batch_norm", "batch_size"});
+  refused(set("r4", {"training.fp16=true"}), 1, {"fp16", "bf16"});
+  refused(set("r5", {"training.fp16=true", "training.bf16=true"}), 2, {"can't both be true"});
+  refused(set("r6", {"model.classifier.hidden_dims=[4, 4]"}), 2, {"hidden_dims", "dropout_rates"});
+  refused(set("r7", {"training.region_loss_weight=1"}), 2, {"frozen"});
+  refused(set("r8", {"training.class_weights=[1, 2]"}), 2, {"2 entries for 3 classes"});
+  refused(set("r9", {"training.augmentations=[blur]"}), 2, {"flip | rotate | brightness"});
+  refused(set("r10", {"model.num_classes=2"}), 1, {"2"});
+  refused({"train", "--config", (made.folder / "internvl.yaml").string(), "--output", "x"}, 2, {"--data is missing"});
+
+  REQUIRE(vlmzoo(made.train("internvl", "first", {"--set", "training.max_steps=1"})).code == 0);
+  refused(made.train("internvl", "first", {"--set", "training.max_steps=1"}), 2, {"--resume", "--force"});
+  refused(made.train("internvl", "first",
+                     {"--resume", "--set", "training.max_steps=1", "--set", "training.learning_rate=0.5"}),
+          2, {"training.learning_rate", "0.5"});
+  refused(made.train("internvl", "first", {"--resume", "--set", "training.max_steps=1", "--limit", "12"}), 1,
+          {"other data"});
+  refused(made.train("internvl", "nothing_there", {"--resume"}), 1, {"no training run"});
+}
+
+TEST_CASE("a picture that breaks ends the run after a checkpoint, or is left out and counted") {
+  const Material& made = material();
+  const fs::path data = made.folder / "broken_data";
+  fs::copy(made.folder / "data", data, fs::copy_options::recursive);
+  std::ofstream(data / "images" / "0000000.jpg") << "no picture";
+  std::vector<std::string> arguments =
+      made.train("internvl", "broken", {"--set", "model.freeze_vision_encoder=false", "--set", "training.epochs=1"});
+  arguments[4] = data.string();
+  const Result stopped = vlmzoo(arguments);
+  CAPTURE(stopped.err);
+  CHECK(stopped.code == 1);
+  CHECK(contains(stopped.err, "0000000.jpg"));
+  arguments.emplace_back("--force");
+  arguments.emplace_back("--skip-bad");
+  const Result skipped = vlmzoo(arguments);
+  CAPTURE(skipped.err);
+  CHECK(skipped.code == 0);
+  CHECK(contains(skipped.err, "1 samples were left out"));
+}
+
+}  // namespace vlmzoo::test
