@@ -23,6 +23,7 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
@@ -81,11 +82,12 @@ class Classifier {
  public:
   Classifier(const Session& session, const PredictOptions& options)
       : session_(session),
-        roles_(options.answers ? RoleSet::all() : RoleSet::vision_only()),
+        roles_(options.answers ? RoleSet::all() : head_roles(session.config().model)),
         plan_(session.create({.plan_only = true, .roles = roles_})),
         head_(make_head(plan_->info(), session.config().model, &fresh_)),
         generation_(session.config().generation) {
-    if (options.answers && !session.config().model.multimodal) session.create({.roles = roles_});  // says why not
+    // Planning takes any roles; that the language model is switched off is said before anything is computed.
+    if (roles_.language && !session.config().model.multimodal) session.create({.roles = roles_});
     generation_.temperature = 0;
   }
 
@@ -122,9 +124,9 @@ class Classifier {
  private:
   Outputs classify(const Request& request) const {
     const auto start = Clock::now();
-    const ModelInputs inputs = model_->preprocess({&request, 1}, /*vision_only=*/true);
+    const ModelInputs inputs = head_inputs(*model_, head_, request.images);
     Outputs outputs;
-    outputs.logits = finite_logits(head_.forward(model_->encode_images(inputs)).logits);
+    outputs.logits = finite_logits(run_head(*model_, head_, inputs).logits);
     outputs.latency_ms = milliseconds_since(start);
     return outputs;
   }
@@ -137,7 +139,9 @@ class Classifier {
     double head_ms = 0;
     const auto on_prefill = [&](const ImageFeatures* features, const TextOutput&) {
       const auto head_start = Clock::now();
-      outputs.logits = finite_logits(head_.forward(*features).logits);
+      // A head with a prompt of its own doesn't see the question.
+      const ModelInputs own = head_.needs_language() ? head_inputs(*model_, head_, request.images) : ModelInputs{};
+      outputs.logits = finite_logits(run_head(*model_, head_, own, features).logits);
       head_ms = milliseconds_since(head_start);
     };
     GenerationTimes times;
@@ -145,7 +149,7 @@ class Classifier {
     if (answer.finish == FinishReason::kInterrupted) return std::nullopt;
     outputs.answer = answer.text;
     outputs.answer_ms = milliseconds_since(start) - head_ms;
-    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class needs no text
+    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class doesn't wait for the answer
     return outputs;
   }
 
@@ -166,6 +170,8 @@ class ResultKeys {
     const std::string& head = session.config().model.head;
     const std::string& resolved = session.config().resolved;
     parts_ = {head.empty() ? "fresh head " + sha256(std::as_bytes(std::span(resolved))) : sha256_of_file(head)};
+    const ClassifierConfig& c = classifier.head().config().classifier;
+    parts_.push_back(fmt::format("{} {} {}", c.features, c.pooling, c.prompt));
     const GenerationConfig& g = classifier.generation();
     if (answers_) {
       parts_.push_back(

@@ -135,9 +135,10 @@ TEST_CASE("switch tries the model, changes one word of the file and records it; 
   CHECK(done["active"] == "llama_vision");
   CHECK(read_file(demo().zoo) == "active: llama_vision" + before.substr(std::string("active: internvl").size()));
   const Json& probe = done["record"]["probe"];
-  CHECK(keys(probe) == std::set<std::string>{"model_type", "precision", "label", "probability", "head_trained",
-                                             "answer_ids", "load_s", "latency_ms"});
+  CHECK(keys(probe) == std::set<std::string>{"model_type", "model_fingerprint", "precision", "label", "probability",
+                                             "head_trained", "answer_ids", "load_s", "latency_ms"});
   CHECK(probe["model_type"] == "llama-vision");
+  CHECK(probe["model_fingerprint"].get<std::string>().size() == 64);
   CHECK(probe["head_trained"] == false);
   CHECK(probe["answer_ids"].size() >= 1);
   CHECK(probe["answer_ids"].size() <= 4);
