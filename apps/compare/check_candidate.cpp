@@ -15,6 +15,7 @@
 #include "vlmzoo/image.hpp"
 #include "vlmzoo/model_folder.hpp"
 #include "vlmzoo/preprocessing.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
@@ -33,7 +34,7 @@ struct Subject {
 
 Check load(Subject& subject) {
   const ModelConfig& config = subject.session.config().model;
-  const RoleSet roles = config.multimodal ? RoleSet::all() : RoleSet::vision_only();
+  const RoleSet roles = config.multimodal ? RoleSet::all() : head_roles(config);
   const auto start = std::chrono::steady_clock::now();
   subject.model = subject.session.create({.roles = roles});
   const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -128,8 +129,7 @@ Check check_head(const Subject& subject) {
   double worst_sum = 0, low = 1, high = 0;
   for (const Image& image : subject.images) {
     const Request request{"", {image}};
-    const HeadOutput output =
-        head.forward(subject.model->encode_images(subject.model->preprocess({&request, 1}, /*vision_only=*/true)));
+    const HeadOutput output = run_head(*subject.model, head, request);
     const at::Tensor chances = probabilities(output.logits).to(at::kCPU, at::kDouble);
     if (output.logits.sizes() != at::IntArrayRef({1, head.num_classes()}) ||
         output.embeddings.sizes() != at::IntArrayRef({1, subject.model->info().text_hidden_size})) {

@@ -12,6 +12,7 @@
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/generation.hpp"
 #include "vlmzoo/heads.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "zoo/probe.hpp"
 #include "zoo/zoo.hpp"
 
@@ -89,13 +90,12 @@ struct Fingerprint {
 Fingerprint fingerprint_of(const HostOptions& host, const fs::path& config, const std::vector<std::string>& settings) {
   const at::NoGradGuard no_grad;
   const Session session(host, config, settings);
-  const bool multimodal = session.config().model.multimodal;
-  const auto model = session.create({.roles = multimodal ? RoleSet::all() : RoleSet::vision_only()});
-  const Head head = make_head(model->info(), session.config().model);
+  const ModelConfig& model_config = session.config().model;
+  const bool multimodal = model_config.multimodal;
+  const auto model = session.create({.roles = multimodal ? RoleSet::all() : head_roles(model_config)});
+  const Head head = make_head(model->info(), model_config);
   const Request request{"What is in the picture?", {probe_picture()}};
-  const at::Tensor logits = head.forward(model->encode_images(model->preprocess({&request, 1}, /*vision_only=*/true)))
-                                .logits.to(at::kCPU, at::kFloat)
-                                .contiguous();
+  const at::Tensor logits = run_head(*model, head, request).logits.to(at::kCPU, at::kFloat).contiguous();
   Fingerprint result;
   result.logits.assign(logits.const_data_ptr<float>(), logits.const_data_ptr<float>() + logits.numel());
   if (!multimodal || model->tokenizer() == nullptr) return result;

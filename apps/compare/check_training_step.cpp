@@ -10,6 +10,7 @@
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/image.hpp"
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 #include "vlmzoo/training.hpp"
 
@@ -29,7 +30,7 @@ struct Need {
 
 Need need_of(const Session& session, const Model& plan) {
   const ModelConfig& config = session.config().model;
-  const RoleSet roles = config.multimodal ? RoleSet::all() : RoleSet::vision_only();
+  const RoleSet roles = config.multimodal ? RoleSet::all() : head_roles(config);
   const bool vision = !config.freeze_vision_encoder, language = config.multimodal && !config.freeze_language_model;
   const RoleSet trained{vision, config.multimodal && (vision || language), language};
   RolePrecision precision = session.precision();
@@ -43,9 +44,10 @@ Need need_of(const Session& session, const Model& plan) {
 /// The loss of the classes of two pictures, and of the last tokens of a prompt about the first.
 at::Tensor loss_of(const Model& model, Head& head, const std::vector<Request>& requests, const at::Tensor& labels,
                    bool multimodal) {
-  const ModelInputs pictures = model.preprocess(requests, /*vision_only=*/true);
-  const at::Tensor pooled = pool_image_features(model.encode_images(pictures));
-  at::Tensor loss = classification_loss(head.forward_training(pooled).logits, labels);
+  std::vector<Image> pictures;
+  for (const Request& request : requests) pictures.push_back(request.images.front());
+  const at::Tensor loss =
+      classification_loss(train_head(model, head, head_inputs(model, head, pictures)).logits, labels);
   if (!multimodal) return loss;
   const ModelInputs inputs = model.preprocess({requests.data(), 1});
   const std::int64_t length = inputs.input_ids.size(1);
@@ -63,7 +65,7 @@ Check step(const Session& session, const Dataset& data, const VerifyOptions& opt
   const ModelConfig& config = session.config().model;
   const std::uint64_t before = resident_memory();
   const auto model =
-      session.create({.trainable = true, .roles = config.multimodal ? RoleSet::all() : RoleSet::vision_only()});
+      session.create({.trainable = true, .roles = config.multimodal ? RoleSet::all() : head_roles(config)});
   Head head = make_head(model->info(), config);
   const bool multimodal = config.multimodal && model->tokenizer() != nullptr;
   std::vector<Request> requests;

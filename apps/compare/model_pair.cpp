@@ -9,6 +9,7 @@
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 #include "vlmzoo/weights.hpp"
 #include "zoo/zoo.hpp"
@@ -104,10 +105,13 @@ PairedRuns predict_pair(const Session& baseline, const Session& candidate, const
   second.cache = second_cache.get();
   first.what = "baseline";
   second.what = "candidate";
-  const RoleSet roles = options.answers ? RoleSet::all() : RoleSet::vision_only();
-  const Residency residency =
-      sequential ? Residency{false, "the models run one after the other"}
-                 : choose_residency(need_of(baseline, roles), need_of(candidate, roles), available_memory());
+  const auto roles_of = [&](const Session& session) {
+    return options.answers ? RoleSet::all() : head_roles(session.config().model);
+  };
+  const Residency residency = sequential
+                                  ? Residency{false, "the models run one after the other"}
+                                  : choose_residency(need_of(baseline, roles_of(baseline)),
+                                                     need_of(candidate, roles_of(candidate)), available_memory());
   info(residency.reason);
   if (residency.together) {
     PredictionRun baseline_run(baseline, data.baseline, first), candidate_run(candidate, data.candidate, second);

@@ -5,10 +5,12 @@
 set -euo pipefail
 program=$(realpath "$1") document=$(realpath "$2")
 root=$(cd "$(dirname "$0")/../.." && pwd)
-if [ ! -f "$root/configs/demo/zoo.yaml" ]; then
-  echo "  skipped: $(basename "$document"): configs/demo/zoo.yaml isn't there, so there are no demo models to run it on"
-  exit 0
-fi
+for needed in zoo.yaml internvl/model.safetensors llama_vision/model.safetensors; do
+  if [ ! -f "$root/configs/demo/$needed" ]; then
+    echo "  skipped: $(basename "$document"): configs/demo/$needed isn't there, so there are no demo models to run it on"
+    exit 0
+  fi
+done
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
 cp -r "$root/configs" "$folder/configs"
