@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "data/csv.hpp"
-#include "program.hpp"
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/json.hpp"
 
 #undef CHECK  // LibTorch's aborts
-#include <doctest/doctest.h>
+#include "program.hpp"
 
 // eval and classify from outside, with a head that is named, though not trained well: what is checked is that the
 // numbers are those of its predictions.
@@ -30,7 +29,9 @@ HeadConfig head_for(const std::string& model_type, const std::vector<std::string
   config.model_type = model_type;
   config.num_features = json.at("vision_config").at("hidden_size");
   config.text_hidden_size = json.at("llm_config").at("hidden_size");
-  config.classifier = {.hidden_dims = {16}, .dropout_rates = {0.0}, .batch_norm = false, .activation = "gelu"};
+  config.classifier.hidden_dims = {16};
+  config.classifier.dropout_rates = {0.0};
+  config.classifier.batch_norm = false;
   config.class_names = classes;
   config.temperature = temperature;
   return config;
