@@ -374,6 +374,30 @@ TEST_CASE("Ctrl-C ends eval with what there is") {
   }
 }
 
+TEST_CASE("the commands of docs/evaluation.md run as they stand there") {
+  // In a folder where the names mean the small checkpoint and the drawn pictures.
+  const fs::path folder = place().folder / "docs";
+  fs::create_directories(folder / "configs" / "demo");
+  fs::create_directory_symlink(place().pictures, folder / "pictures");
+  write_file(folder / "configs" / "demo" / "internvl.yaml",
+             fmt::format("model: {{pretrained_path: {}, head: {}, precision: fp32}}\n", place().checkpoint.string(),
+                         place().head.string()));
+  const std::string text = read_file(fs::path(VLMZOO_TEST_DATA).parent_path() / "docs" / "evaluation.md");
+  int commands = 0;
+  for (std::size_t at = text.find("\nvlmzoo "); at != std::string::npos; at = text.find("\nvlmzoo ", at + 1)) {
+    const std::size_t begin = at + std::string("\nvlmzoo").size();
+    const std::string arguments = text.substr(begin, text.find('\n', begin) - begin);
+    const Result result = shell(fmt::format("cd {} && XDG_CACHE_HOME=$PWD/cache {}{}", quote(folder.string()),
+                                            quote(VLMZOO_PROGRAM), arguments));
+    CAPTURE(arguments);
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    ++commands;
+  }
+  CHECK(commands == 2);
+  CHECK(fs::exists(folder / "evaluation" / "report.html"));
+}
+
 TEST_CASE("the temperature of a head file has to be a positive number") {
   const fs::path file = place().folder / "temperature.safetensors";
   CHECK(read_head_config(place().head).temperature == 2.5);
