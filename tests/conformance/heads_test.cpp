@@ -1,7 +1,6 @@
 #include "vlmzoo/heads.hpp"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
 
 #include "subjects.hpp"
