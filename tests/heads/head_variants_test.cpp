@@ -172,8 +172,11 @@ TEST_CASE("attention pooling starts as the mean, and looks where its query point
   ImageFeatures features = formula_features();
   features.pooler_output = at::ones({4, 12});
   CHECK(at::allclose(attention_pool(features, at::zeros({12})), mean_pool(features), 1e-5, 1e-6));
-  // Far along one token's direction, all weight falls on it.
+  // Far along one token's direction all weight falls on it. None is like it but for a shift, which LayerNorm takes
+  // away.
   const at::Tensor token = features.last_hidden_state[3][1];
+  token.zero_();
+  token[4].fill_(5);
   const at::Tensor query = (token - token.mean()) * 1e4;
   CHECK(at::allclose(attention_pool(features, query)[2], token, 1e-5, 1e-6));
   const at::Tensor clean = attention_pool(features, formula_tensor(7, {12}, 4, 0));
