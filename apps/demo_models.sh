@@ -12,6 +12,8 @@ mkdir -p "$work"
 [ $# -gt 0 ] || set -- internvl llama_vision
 
 [ -f "$work/data/labels.csv" ] || "$program" synth receipts --count 90000 --seed 1 --output "$work/data"
+declare -A second=([internvl]=2 [llama_vision]=1)  # epochs of the second round
+
 run() {  # run RUN CONFIG [--set...]: trains, or goes on
   local resume=()
   [ -f "$1/config.yaml" ] && resume=(--resume)
@@ -27,7 +29,7 @@ for name in "$@"; do
   fi
   run "$work/$name-1" "$work/$name.yaml"
   # A second round from there, at half the rate.
-  run "$work/$name-2" "$work/$name-1/trained.yaml" --dtype bf16 --set training.epochs=2 --set training.learning_rate=1.0e-3 \
+  run "$work/$name-2" "$work/$name-1/trained.yaml" --dtype bf16 --set training.epochs="${second[$name]}" --set training.learning_rate=1.0e-3 \
     --set training.language_loss_from=0 --set training.seed=2
   cp "$work/$name-2/model/"* "$files/"
   cp "$work/$name-2/head.safetensors" "$demo/${name}_head.safetensors"
