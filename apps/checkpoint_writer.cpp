@@ -10,10 +10,10 @@
 #include <system_error>
 #include <vector>
 
-#include "output.hpp"
 #include "parallel.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/json.hpp"
 #include "vlmzoo/progress.hpp"
 #include "vlmzoo/system.hpp"
 
@@ -22,6 +22,22 @@ namespace {
 
 /// Elements made at a time: 16 MB of fp32.
 constexpr std::uint64_t kPiece = std::uint64_t{4} << 20;
+
+/// The name that torch and config.json have for it.
+const char* torch_name(DType dtype) {
+  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
+}
+
+/// Wherever there is one.
+void replace_dtype(OrderedJson& object, const char* name) {
+  for (auto& [key, value] : object.items()) {
+    if (key == "torch_dtype" || key == "dtype") {
+      value = name;
+    } else if (value.is_object()) {
+      replace_dtype(value, name);
+    }
+  }
+}
 
 using Shard = std::vector<const Parameter*>;
 
@@ -106,6 +122,18 @@ DType parse_dtype(const std::string& text) {
   if (text == "fp16") return DType::kF16;
   if (text == "fp32") return DType::kF32;
   throw Error(ErrorCode::kUsage, fmt::format("--dtype is '{}'; expected bf16, fp16 or fp32", text));
+}
+
+OrderedJson parse_ordered(const std::string& text, const std::string& where) {
+  if (!parse_json(text, where).is_object()) {
+    throw Error(ErrorCode::kCorrupt, fmt::format("{}: expected a JSON object", where));
+  }
+  return OrderedJson::parse(text);
+}
+
+void set_dtype(OrderedJson& config, DType dtype) {
+  replace_dtype(config, torch_name(dtype));
+  if (!config.contains("torch_dtype") && !config.contains("dtype")) config["torch_dtype"] = torch_name(dtype);
 }
 
 std::uint64_t total_bytes(const Parameters& parameters, DType dtype) {

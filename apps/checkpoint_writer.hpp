@@ -6,6 +6,7 @@
 #include <span>
 #include <string>
 
+#include "output.hpp"
 #include "vlmzoo/safetensors.hpp"
 #include "vlmzoo/weights.hpp"
 
@@ -13,6 +14,12 @@ namespace vlmzoo::app {
 
 /// "bf16", "fp16" or "fp32". Error: kUsage.
 DType parse_dtype(const std::string& text);
+
+/// A JSON object, checked like every JSON file, with the order of its keys. Error: kCorrupt.
+OrderedJson parse_ordered(const std::string& text, const std::string& where);
+
+/// Sets `torch_dtype` or `dtype` wherever the config.json has one, and at the top in any case.
+void set_dtype(OrderedJson& config, DType dtype);
 
 struct CheckpointFormat {
   DType dtype = DType::kBF16;  ///< kF32, kF16 or kBF16

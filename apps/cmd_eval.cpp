@@ -123,10 +123,10 @@ int run_eval(Arguments arguments) {
   host.add_to(options);
   if (!options.parse(arguments)) return 0;
   require_utf8("prompt", predict_options.question);
-  if (options.given("prompt") && !predict_options.answers) {
+  if (options.typed("prompt") && !predict_options.answers) {
     throw Error(ErrorCode::kUsage, "--prompt is for --answers; without it nothing is asked");
   }
-  if (force && output.empty()) throw Error(ErrorCode::kUsage, "--force is for --output");
+  if (options.typed("force") && output.empty()) throw Error(ErrorCode::kUsage, "--force is for --output");
   const DataRequest plain = data.request();
   host.apply();
   threads.apply(options);

@@ -64,10 +64,12 @@ std::vector<std::pair<std::string, fs::path>> find_models(const ExplainOptions& 
     if (options.typed("config")) {
       throw Error(ErrorCode::kUsage, "--config and --baseline or --candidate exclude each other");
     }
-    std::error_code ignored;
-    const bool file = !zoo || fs::exists(which, ignored);
-    result.emplace_back(file ? fs::path(which).stem().string() : which,
-                        file ? fs::path(which) : read_zoo(explain.model.zoo).config(which));
+    const std::vector<std::string> names = zoo ? read_zoo(explain.model.zoo).names() : std::vector<std::string>();
+    if (std::find(names.begin(), names.end(), which) != names.end()) {
+      result.emplace_back(which, read_zoo(explain.model.zoo).config(which));
+    } else {
+      result.emplace_back(fs::path(which).stem().string(), which);
+    }
   }
   if (!result.empty()) return result;
   if (zoo && !options.given("zoo-name")) return read_zoo(explain.model.zoo).models;
@@ -90,7 +92,7 @@ Viewer look(const ExplainOptions& explain, const Options& options, const std::st
   return viewer;
 }
 
-std::string percent(double share) { return fmt::format("{:.0f} %", 100 * share); }
+std::string percent(double share, int digits = 0) { return fmt::format("{:.{}f} %", 100 * share, digits); }
 
 /// What the table and the drawing say of one view: a label for people, the value.
 std::vector<std::pair<std::string, std::string>> facts(const ModelInfo& info, const PictureView& view) {
@@ -119,7 +121,7 @@ std::vector<std::pair<std::string, std::string>> facts(const ModelInfo& info, co
   const std::int64_t left = tokens.context_length - tokens.total();
   result.emplace_back("left of the context",
                       fmt::format("{} of {} tokens ({})", grouped(left), grouped(tokens.context_length),
-                                  percent(static_cast<double>(left) / static_cast<double>(tokens.context_length))));
+                                  percent(static_cast<double>(left) / static_cast<double>(tokens.context_length), 1)));
   return result;
 }
 
@@ -131,7 +133,7 @@ std::string to_table(const std::vector<Viewer>& viewers, std::size_t picture, co
     headers.push_back(harmless(viewer.name));
     columns.push_back(facts(viewer.info, viewer.views[picture]));
     for (const auto& [label, value] : columns.back()) {
-      // In the order of whoever says most: what only one model has goes behind what comes before it there.
+      // What only a later model has goes last.
       if (std::find(labels.begin(), labels.end(), label) == labels.end()) labels.push_back(label);
     }
   }

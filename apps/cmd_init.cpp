@@ -53,11 +53,6 @@ void InitOptions::add_to(Options& options) {
       "list-presets", po::bool_switch(&list_presets), "list the presets of all plugins and end");
 }
 
-/// The name that torch and config.json have for it.
-const char* torch_name(DType dtype) {
-  return dtype == DType::kF32 ? "float32" : dtype == DType::kF16 ? "float16" : "bfloat16";
-}
-
 /// "5GB", "200 MiB", "1000": bytes.
 std::uint64_t parse_size(const std::string& text) {
   double number = 0;
@@ -73,25 +68,6 @@ std::uint64_t parse_size(const std::string& text) {
     }
   }
   throw Error(ErrorCode::kUsage, fmt::format("--max-shard-size is '{}'; expected something like 200MB or 5GB", text));
-}
-
-/// Checked like every JSON file, then read again with the order of its keys.
-OrderedJson parse_ordered(const std::string& text, const std::string& where) {
-  if (!parse_json(text, where).is_object()) {
-    throw Error(ErrorCode::kCorrupt, fmt::format("{}: expected a JSON object", where));
-  }
-  return OrderedJson::parse(text);
-}
-
-/// Sets `torch_dtype` or `dtype` wherever config.json has one, and at the top in any case.
-void set_dtype(OrderedJson& object, const char* name) {
-  for (auto& [key, value] : object.items()) {
-    if (key == "torch_dtype" || key == "dtype") {
-      value = name;
-    } else if (value.is_object()) {
-      set_dtype(value, name);
-    }
-  }
 }
 
 std::string list_presets(const Registry& registry) {
@@ -146,9 +122,7 @@ Source read_source(const Registry& registry, const InitOptions& init) {
     throw Error(ErrorCode::kUsage, "give either --preset or --config-json");
   }
   Source result = init.preset.empty() ? source_of_file(init) : source_of_preset(registry, init);
-  const char* dtype = torch_name(parse_dtype(init.dtype));
-  set_dtype(result.config, dtype);
-  if (!result.config.contains("torch_dtype") && !result.config.contains("dtype")) result.config["torch_dtype"] = dtype;
+  set_dtype(result.config, parse_dtype(init.dtype));
   const auto take = [](const std::string& file, std::string& text) {
     if (!file.empty()) text = to_text(parse_ordered(read_file(file), file));
   };

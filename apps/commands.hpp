@@ -20,6 +20,8 @@ int run_synth(Arguments arguments);
 int run_train(Arguments arguments);
 int run_trace(Arguments arguments);
 int run_bench(Arguments arguments);
+int run_compare(Arguments arguments);
+int run_verify(Arguments arguments);
 int run_switch(Arguments arguments);
 int run_rollback(Arguments arguments);
 int run_history(Arguments arguments);

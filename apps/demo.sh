@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
-# What `make demo` shows: checkpoints in the released layouts of both models, looked at, classifying and answering about the
-# same picture.
-# Usage: apps/demo.sh PROGRAM
+# What `make demo` shows: two small models of the real architectures, trained by this program, count receipts in pictures they
+# have not seen; then the question this program is for: may one replace the other?
+# Usage: apps/demo.sh PROGRAM [SEED]
 set -euo pipefail
 program=$(realpath "$1")
 root=$(cd "$(dirname "$0")/.." && pwd)
 folder=$(dirname "$(dirname "$program")")/demo
-picture=$root/configs/demo/receipts.jpg
-mkdir -p "$folder"
+seed=${2:-$(date +%s)}
+zoo=$folder/models/zoo.yaml
+export XDG_CACHE_HOME=$folder/cache
 
 show() {
   printf '\n$ vlmzoo'
@@ -16,22 +17,39 @@ show() {
   "$program" "$@"
 }
 
-echo "Two small checkpoints with RANDOM weights are made first: classes and answers below mean nothing yet. What is real is"
-echo "everything else: the released layouts, the tokenizers, the tiling, the numbers (tests compare them with the reference)."
-data=$root/tests/data
-show init --quiet --force --config-json "$root/configs/demo/internvl-tiny.json" --tokenizer "$data/tokenizer/tokenizer.json" --output "$folder/internvl"
-llama=$data/llama_vision/instruct
-show init --quiet --force --config-json "$llama/config.json" --preprocessor "$llama/preprocessor_config.json" --generation "$llama/generation_config.json" \
-  --tokenizer "$llama/tokenizer.json" --output "$folder/llama_vision"
-printf 'model:\n  model_type: internvl\n  pretrained_path: internvl\n  seed: 1\n' > "$folder/internvl.yaml"
-sed -e 's/model_type: .*/model_type: llama-vision/' -e 's/pretrained_path: .*/pretrained_path: llama_vision/' "$folder/internvl.yaml" > "$folder/llama_vision.yaml"
+rm -rf "$folder"
+mkdir -p "$folder"
+cp -r "$root/configs/demo" "$folder/models"
+cd "$folder"
 
-show plugins
+echo "The models of configs/demo/ were trained from nothing on synthetic pictures (make demo-models). From one to the other:"
+diff models/internvl.yaml models/llama_vision.yaml | grep '^[<>]' || true
+show info --config models/internvl.yaml
+show info --config models/llama_vision.yaml
+
 echo
-echo "From one model to the other, two lines of the configuration:"
-diff "$folder/internvl.yaml" "$folder/llama_vision.yaml" || true
+echo "Fresh pictures, with a seed of their own:"
+show synth receipts --count 120 --seed "$seed" --output pictures --quiet
 for model in internvl llama_vision; do
-  show info --config "$folder/$model.yaml"
-  show classify --config "$folder/$model.yaml" "$picture"
-  show ask --config "$folder/$model.yaml" --image "$picture" --prompt "How many receipts are there?" --max-new-tokens 20
+  show classify --config "models/$model.yaml" pictures/images/000000{0,1,2,3,4,5}.jpg
+  show ask --config "models/$model.yaml" --image pictures/images/0000000.jpg --prompt "How many receipts are there?"
+  show eval --config "models/$model.yaml" --data pictures --split all --answers --output "eval_$model"
 done
+
+echo
+echo "May llama_vision replace internvl?"
+show compare --zoo "$zoo" --baseline internvl --candidate llama_vision --data pictures --split all --answers --output comparison
+set +e
+show verify --zoo "$zoo" --baseline internvl --candidate llama_vision --data pictures --split all
+verdict=$?
+set -e
+[ $verdict -eq 0 ] || [ $verdict -eq 3 ] || exit $verdict
+
+echo
+echo "Switching is one line of the zoo file, and so is the way back:"
+show switch llama_vision --zoo "$zoo" --reason "the demo"
+show rollback --zoo "$zoo"
+show history --zoo "$zoo"
+
+echo
+echo "Reports: $folder/comparison/report.html, $folder/eval_internvl/report.html, $folder/eval_llama_vision/report.html"

@@ -37,6 +37,8 @@ constexpr std::array kVerbs = {
     Verb{"synth", "draw pictures to train and test on", run_synth},
     Verb{"train", "train a head, or model and head", run_train},
     Verb{"trace", "record one run, to compare it with a reference", run_trace},
+    Verb{"compare", "say whether one model may replace another", run_compare},
+    Verb{"verify", "go through the checklist before one model replaces another", run_verify},
     Verb{"bench", "measure load time, speed and memory", run_bench},
     Verb{"switch", "make another model of a zoo file the active one", run_switch},
     Verb{"rollback", "return to the model that was active before", run_rollback},

@@ -23,6 +23,7 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
+#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
@@ -81,11 +82,12 @@ class Classifier {
  public:
   Classifier(const Session& session, const PredictOptions& options)
       : session_(session),
-        roles_(options.answers ? RoleSet::all() : RoleSet::vision_only()),
+        roles_(options.answers ? RoleSet::all() : head_roles(session.config().model)),
         plan_(session.create({.plan_only = true, .roles = roles_})),
         head_(make_head(plan_->info(), session.config().model, &fresh_)),
         generation_(session.config().generation) {
-    if (options.answers && !session.config().model.multimodal) session.create({.roles = roles_});  // says why not
+    // Planning takes any roles; that the language model is switched off is said before anything is computed.
+    if (roles_.language && !session.config().model.multimodal) session.create({.roles = roles_});
     generation_.temperature = 0;
   }
 
@@ -97,17 +99,7 @@ class Classifier {
   double load_seconds() const { return load_seconds_; }
   const GenerationConfig& generation() const { return generation_; }
 
-  /// `question`: null asks nothing. Nothing when Ctrl-C cut the answer short.
-  std::optional<Outputs> run(Image image, const std::string* question) {
-    load();
-    Request request;
-    request.images.push_back(std::move(image));
-    if (question == nullptr) return classify(request);
-    request.text = *question;
-    return ask(request);
-  }
-
- private:
+  /// Before the first run(). The model not fitting into memory is no fault of a picture.
   void load() {
     if (model_) return;
     const auto start = Clock::now();
@@ -120,11 +112,21 @@ class Classifier {
     classify(request);
   }
 
+  /// `question`: null asks nothing. Nothing when Ctrl-C cut the answer short.
+  std::optional<Outputs> run(Image image, const std::string* question) {
+    Request request;
+    request.images.push_back(std::move(image));
+    if (question == nullptr) return classify(request);
+    request.text = *question;
+    return ask(request);
+  }
+
+ private:
   Outputs classify(const Request& request) const {
     const auto start = Clock::now();
-    const ModelInputs inputs = model_->preprocess({&request, 1}, /*vision_only=*/true);
+    const ModelInputs inputs = head_inputs(*model_, head_, request.images);
     Outputs outputs;
-    outputs.logits = finite_logits(head_.forward(model_->encode_images(inputs)).logits);
+    outputs.logits = finite_logits(run_head(*model_, head_, inputs).logits);
     outputs.latency_ms = milliseconds_since(start);
     return outputs;
   }
@@ -137,7 +139,9 @@ class Classifier {
     double head_ms = 0;
     const auto on_prefill = [&](const ImageFeatures* features, const TextOutput&) {
       const auto head_start = Clock::now();
-      outputs.logits = finite_logits(head_.forward(*features).logits);
+      // A head with a prompt of its own doesn't see the question.
+      const ModelInputs own = head_.needs_language() ? head_inputs(*model_, head_, request.images) : ModelInputs{};
+      outputs.logits = finite_logits(run_head(*model_, head_, own, features).logits);
       head_ms = milliseconds_since(head_start);
     };
     GenerationTimes times;
@@ -145,7 +149,7 @@ class Classifier {
     if (answer.finish == FinishReason::kInterrupted) return std::nullopt;
     outputs.answer = answer.text;
     outputs.answer_ms = milliseconds_since(start) - head_ms;
-    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class needs no text
+    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class doesn't wait for the answer
     return outputs;
   }
 
@@ -166,6 +170,8 @@ class ResultKeys {
     const std::string& head = session.config().model.head;
     const std::string& resolved = session.config().resolved;
     parts_ = {head.empty() ? "fresh head " + sha256(std::as_bytes(std::span(resolved))) : sha256_of_file(head)};
+    const ClassifierConfig& c = classifier.head().config().classifier;
+    parts_.push_back(fmt::format("{} {} {}", c.features, c.pooling, c.prompt));
     const GenerationConfig& g = classifier.generation();
     if (answers_) {
       parts_.push_back(
@@ -236,10 +242,30 @@ std::vector<std::string> agreed_classes(const std::vector<std::string>& head, co
   return numbered(head) ? data : head;
 }
 
-/// One run of predict().
-class Predictor {
+/// What one of several tenants of the process takes: the growth while it works, and above that the peak.
+class MemoryMeter {
  public:
-  Predictor(const Session& session, const Dataset& dataset, const PredictOptions& options)
+  void start() {
+    before_ = resident_memory();
+    reset_peak_memory();
+  }
+  void stop() {
+    const auto grown = static_cast<std::int64_t>(peak_memory()) - static_cast<std::int64_t>(before_);
+    peak_ = std::max(peak_, own_ + grown);
+    own_ += static_cast<std::int64_t>(resident_memory()) - static_cast<std::int64_t>(before_);
+  }
+  /// Bytes, with what the process held before.
+  std::uint64_t peak() const { return static_cast<std::uint64_t>(std::max<std::int64_t>(0, first_ + peak_)); }
+
+ private:
+  std::int64_t first_ = static_cast<std::int64_t>(resident_memory()), own_ = 0, peak_ = 0;
+  std::uint64_t before_ = 0;
+};
+
+}  // namespace
+
+struct PredictionRun::Impl {
+  Impl(const Session& session, const Dataset& dataset, const PredictOptions& options)
       : dataset_(dataset),
         options_(options),
         config_(session.config()),
@@ -256,37 +282,41 @@ class Predictor {
     if (run_.temperature != 1) run_.temperature_source = "head";
   }
 
-  ModelRun run() {
-    reset_peak_memory();
+  bool step() {
+    if (run_.interrupted || run_.predictions.size() == dataset_.samples.size()) return false;
+    const Sample& sample = dataset_.samples[run_.predictions.size()];
+    Prediction prediction = empty_prediction(sample, options_, config_);
     try {
-      run_all();
+      std::optional<Item> item;
+      passing_over_faults(prediction, [&] { item = stream_.next(); });
+      if (item && !item->outputs) classifier_.load();
+      if (item) passing_over_faults(prediction, [&] { predict_one(std::move(*item), prediction); });
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kInterrupted) throw;
       run_.interrupted = true;
     }
+    if (run_.interrupted) return false;
+    run_.predictions.push_back(std::move(prediction));
+    return true;
+  }
+
+  ModelRun finish() {
     measure();
     return std::move(run_);
   }
 
+  MemoryMeter& memory() { return memory_; }
+
  private:
-  void run_all() {
-    OrderedStream<Item> stream(std::ssize(dataset_.samples), [this](std::int64_t index) { return prepare(index); },
-                               {.threads = 2, .ahead = 4});
-    Progress progress(options_.what, dataset_.samples.size(), "pictures");
-    for (const Sample& sample : dataset_.samples) {
-      Prediction prediction = empty_prediction(sample, options_, config_);
-      try {
-        if (!predict_one(*stream.next(), prediction)) {
-          run_.interrupted = true;
-          return;
-        }
-      } catch (const Error& error) {
-        if (!is_fault_of_picture(error.code())) throw;
-        prediction.error = error.what();
-        options_.skip_bad ? warn(error.what()) : complain(error.what());
-      }
-      run_.predictions.push_back(std::move(prediction));
-      progress.advance(1);
+  /// Where the picture is at fault, that is told and noted.
+  template <class Work>
+  void passing_over_faults(Prediction& prediction, const Work& work) {
+    try {
+      work();
+    } catch (const Error& error) {
+      if (!is_fault_of_picture(error.code())) throw;
+      prediction.error = error.what();
+      options_.skip_bad ? warn(error.what()) : complain(error.what());
     }
   }
 
@@ -307,27 +337,27 @@ class Predictor {
     });
   }
 
-  bool predict_one(Item item, Prediction& prediction) {
+  void predict_one(Item item, Prediction& prediction) {
     prediction.cached = item.outputs.has_value();
     if (!item.outputs) {
       item.outputs = naming(prediction.image.string(), [&] {
         return classifier_.run(std::move(*item.image), options_.answers ? &prediction.question : nullptr);
       });
-      if (!item.outputs) return false;
+      run_.interrupted = !item.outputs;
+      if (run_.interrupted) return;
       if (options_.cache != nullptr) options_.cache->put(item.key, to_record(*item.outputs));
     }
     prediction.logits = std::move(item.outputs->logits);
     prediction.answer = std::move(item.outputs->answer);
     prediction.latency_ms = item.outputs->latency_ms;
     prediction.answer_ms = item.outputs->answer_ms;
-    return true;
   }
 
   /// Load time and memory; where nothing had to be loaded, those of the run that filled the cache.
   void measure() {
     if (classifier_.loaded()) {
       run_.load_seconds = classifier_.load_seconds();
-      run_.peak_memory = peak_memory();
+      run_.peak_memory = memory_.peak();
       if (options_.cache != nullptr) {
         options_.cache->put(keys_.run(),
                             Json{{"load_seconds", run_.load_seconds}, {"peak_memory", run_.peak_memory}}.dump());
@@ -348,9 +378,11 @@ class Predictor {
   Classifier classifier_;
   ResultKeys keys_;
   ModelRun run_;
+  MemoryMeter memory_;
+  OrderedStream<Item> stream_{std::ssize(dataset_.samples),
+                              [this](std::int64_t index) { return prepare(index); },
+                              {.threads = 2, .ahead = 4}};  // last: its threads use the rest
 };
-
-}  // namespace
 
 std::int64_t ModelRun::errors() const {
   return std::count_if(predictions.begin(), predictions.end(), [](const Prediction& p) { return p.logits.empty(); });
@@ -374,9 +406,27 @@ DataRequest with_classes(DataRequest request, const Session& session) {
 }
 
 ModelRun predict(const Session& session, const Dataset& dataset, const PredictOptions& options) {
-  const at::NoGradGuard no_grad;
-  return Predictor(session, dataset, options).run();
+  PredictionRun run(session, dataset, options);
+  Progress progress(options.what, dataset.samples.size(), "pictures");
+  while (run.step()) progress.advance(1);
+  return run.finish();
 }
+
+PredictionRun::PredictionRun(const Session& session, const Dataset& dataset, const PredictOptions& options) {
+  impl_ = std::make_unique<Impl>(session, dataset, options);
+}
+
+PredictionRun::~PredictionRun() = default;
+
+bool PredictionRun::step() {
+  const at::NoGradGuard no_grad;
+  impl_->memory().start();
+  const bool stepped = impl_->step();
+  impl_->memory().stop();
+  return stepped;
+}
+
+ModelRun PredictionRun::finish() { return impl_->finish(); }
 
 std::unique_ptr<RecordStore> open_result_cache(const CacheOptions& options, const Session& session) {
   return options.no_cache ? nullptr : options.open("results", model_fingerprint(session));

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -67,6 +68,25 @@ DataRequest with_classes(DataRequest request, const Session& session);
 /// when dataset and head don't have the same classes, kUsage for a sample without a question where answers are wanted,
 /// those of Session::create() and make_head().
 ModelRun predict(const Session& session, const Dataset& dataset, const PredictOptions& options = {});
+
+/// predict() picture by picture, so that two models can take turns. What it is made from has to outlive it. Belongs to
+/// one thread; gradients are off inside. Errors: those of predict(), each where it happens.
+class PredictionRun {
+ public:
+  PredictionRun(const Session& session, const Dataset& dataset, const PredictOptions& options);
+  ~PredictionRun();
+  PredictionRun(const PredictionRun&) = delete;
+  PredictionRun& operator=(const PredictionRun&) = delete;
+
+  /// The next picture. False when there was none left, or Ctrl-C came.
+  bool step();
+  /// What there is so far, once. Its peak memory is this run's alone, whatever else the process holds.
+  ModelRun finish();
+
+ private:
+  struct Impl;
+  std::unique_ptr<Impl> impl_;
+};
 
 /// The store that predict() wants as its cache.
 std::unique_ptr<RecordStore> open_result_cache(const CacheOptions& options, const Session& session);

@@ -22,7 +22,7 @@ struct Series {
 
 struct LineChart {
   std::string title, x_label, y_label;
-  std::vector<Series> series;
+  std::vector<Series> series = {};
   bool log_y = false;      ///< values of 0 and less are left out
   bool from_zero = false;  ///< the y axis begins at 0 even if no value does
 };
@@ -37,7 +37,7 @@ struct Bar {
 
 struct BarChart {
   std::string title, unit;
-  std::vector<Bar> bars;
+  std::vector<Bar> bars = {};
   double high = 0;  ///< end of the axis; 0: as far as the bars need. It begins at 0
 };
 Svg bar_chart(const BarChart& chart);

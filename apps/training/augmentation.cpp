@@ -25,19 +25,19 @@ Image copy_of(const cv::Mat& pixels) {
   return image;
 }
 
-cv::Mat move(cv::Mat pixels, const Augmentation& augmentation) {
-  cv::Mat result = pixels;
+/// Into memory of its own: OpenCV would turn a picture in its place.
+cv::Mat move(const cv::Mat& pixels, const Augmentation& augmentation) {
+  cv::Mat flipped, turned;
   if (augmentation.mirrored && augmentation.upside_down) {
-    cv::flip(pixels, result, -1);
+    cv::flip(pixels, flipped, -1);
   } else if (augmentation.mirrored || augmentation.upside_down) {
-    cv::flip(pixels, result, augmentation.mirrored ? 1 : 0);
+    cv::flip(pixels, flipped, augmentation.mirrored ? 1 : 0);
+  } else {
+    flipped = pixels;
   }
-  if (augmentation.quarter_turns > 0) {
-    cv::Mat turned;
-    cv::rotate(result, turned, augmentation.quarter_turns - 1);  // 0: 90° clockwise, 1: 180°, 2: 90° the other way
-    result = turned;
-  }
-  return result;
+  if (augmentation.quarter_turns == 0) return flipped;
+  cv::rotate(flipped, turned, augmentation.quarter_turns - 1);  // 0: 90° clockwise, 1: 180°, 2: 90° the other way
+  return turned;
 }
 
 }  // namespace

@@ -73,6 +73,12 @@ void export_model(const Model& model, const ModelConfig& config, const std::file
     const std::filesystem::path file = source / name;
     if (std::filesystem::exists(file)) write_file(output.temporary() / name, read_file(file));
   }
+  if (dtype) {
+    const std::string where = (source / "config.json").string();
+    OrderedJson json = parse_ordered(read_file(source / "config.json"), where);
+    set_dtype(json, *dtype);
+    write_file(output.temporary() / "config.json", to_text(json));
+  }
   write_weights(model.parameters(), format, values, "writing the trained model", output.temporary());
   output.commit();
 }

@@ -9,9 +9,11 @@
 #include <chrono>
 #include <tuple>
 
+#include "cache.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/generation.hpp"
 #include "vlmzoo/heads.hpp"
+#include "vlmzoo/run_head.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -35,10 +37,10 @@ void classify(const Model& model, const Session& session, ProbeResult& result) {
   bool fresh = false;
   const Head head = make_head(model.info(), session.config().model, &fresh);
   result.head_trained = !fresh;
-  Request request{"", {probe_picture()}};
+  const Request request{"", {probe_picture()}};
   const auto start = Clock::now();
-  const ImageFeatures features = model.encode_images(model.preprocess({&request, 1}, /*vision_only=*/true));
-  const at::Tensor all = probabilities(head.forward(features).logits)[0].cpu();
+  const at::Tensor logits = run_head(model, head, request).logits;
+  const at::Tensor all = probabilities(logits, head.config().temperature)[0].cpu();
   result.latency_ms = 1000 * seconds_since(start);
   require_finite(all, "class probabilities", session);
   const auto [probability, index] = at::max(all, /*dim=*/0);
@@ -76,23 +78,25 @@ Image probe_picture() {
 
 ProbeResult probe(const Session& session) {
   const at::NoGradGuard no_grad;
-  const bool multimodal = session.config().model.multimodal;
+  const ModelConfig& config = session.config().model;
   ProbeResult result;
   const auto start = Clock::now();
-  const auto model = session.create({.roles = multimodal ? RoleSet::all() : RoleSet::vision_only()});
+  const auto model = session.create({.roles = config.multimodal ? RoleSet::all() : head_roles(config)});
   result.load_s = seconds_since(start);
   result.model_type = model->info().model_type;
+  result.fingerprint = model_fingerprint(session);
   result.precision = session.precision();
   classify(*model, session, result);
-  if (multimodal) answer(*model, session, result);
+  if (config.multimodal) answer(*model, session, result);
   return result;
 }
 
 OrderedJson to_json(const ProbeResult& result) {
-  return {
-      {"model_type", result.model_type},   {"precision", to_json(result.precision)}, {"label", result.label},
-      {"probability", result.probability}, {"head_trained", result.head_trained},    {"answer_ids", result.answer_ids},
-      {"load_s", result.load_s},           {"latency_ms", result.latency_ms}};
+  return {{"model_type", result.model_type},        {"model_fingerprint", result.fingerprint},
+          {"precision", to_json(result.precision)}, {"label", result.label},
+          {"probability", result.probability},      {"head_trained", result.head_trained},
+          {"answer_ids", result.answer_ids},        {"load_s", result.load_s},
+          {"latency_ms", result.latency_ms}};
 }
 
 }  // namespace vlmzoo::app

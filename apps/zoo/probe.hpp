@@ -11,7 +11,7 @@ namespace vlmzoo::app {
 
 /// What a model made of the probe picture. The values mean nothing; two runs of one model give the same.
 struct ProbeResult {
-  std::string model_type;
+  std::string model_type, fingerprint;  ///< model_fingerprint()
   RolePrecision precision;
   std::string label;       ///< likeliest class
   double probability = 0;  ///< of it

@@ -8,12 +8,11 @@
 #include <vector>
 
 #include "data/csv.hpp"
-#include "program.hpp"
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/json.hpp"
 
 #undef CHECK  // LibTorch's aborts
-#include <doctest/doctest.h>
+#include "program.hpp"
 
 // eval and classify from outside, with a head that is named, though not trained well: what is checked is that the
 // numbers are those of its predictions.
@@ -30,7 +29,9 @@ HeadConfig head_for(const std::string& model_type, const std::vector<std::string
   config.model_type = model_type;
   config.num_features = json.at("vision_config").at("hidden_size");
   config.text_hidden_size = json.at("llm_config").at("hidden_size");
-  config.classifier = {.hidden_dims = {16}, .dropout_rates = {0.0}, .batch_norm = false, .activation = "gelu"};
+  config.classifier.hidden_dims = {16};
+  config.classifier.dropout_rates = {0.0};
+  config.classifier.batch_norm = false;
   config.class_names = classes;
   config.temperature = temperature;
   return config;
@@ -371,6 +372,30 @@ TEST_CASE("Ctrl-C ends eval with what there is") {
     CHECK(json["interrupted"] == true);
     CHECK(json["n"] < kMany);
   }
+}
+
+TEST_CASE("the commands of docs/evaluation.md run as they stand there") {
+  // In a folder where the names mean the small checkpoint and the drawn pictures.
+  const fs::path folder = place().folder / "docs";
+  fs::create_directories(folder / "configs" / "demo");
+  fs::create_directory_symlink(place().pictures, folder / "pictures");
+  write_file(folder / "configs" / "demo" / "internvl.yaml",
+             fmt::format("model: {{pretrained_path: {}, head: {}, precision: fp32}}\n", place().checkpoint.string(),
+                         place().head.string()));
+  const std::string text = read_file(fs::path(VLMZOO_TEST_DATA).parent_path() / "docs" / "evaluation.md");
+  int commands = 0;
+  for (std::size_t at = text.find("\nvlmzoo "); at != std::string::npos; at = text.find("\nvlmzoo ", at + 1)) {
+    const std::size_t begin = at + std::string("\nvlmzoo").size();
+    const std::string arguments = text.substr(begin, text.find('\n', begin) - begin);
+    const Result result = shell(fmt::format("cd {} && XDG_CACHE_HOME=$PWD/cache {}{}", quote(folder.string()),
+                                            quote(VLMZOO_PROGRAM), arguments));
+    CAPTURE(arguments);
+    CAPTURE(result.err);
+    CHECK(result.code == 0);
+    ++commands;
+  }
+  CHECK(commands == 2);
+  CHECK(fs::exists(folder / "evaluation" / "report.html"));
 }
 
 TEST_CASE("the temperature of a head file has to be a positive number") {

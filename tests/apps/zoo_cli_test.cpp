@@ -135,9 +135,10 @@ TEST_CASE("switch tries the model, changes one word of the file and records it; 
   CHECK(done["active"] == "llama_vision");
   CHECK(read_file(demo().zoo) == "active: llama_vision" + before.substr(std::string("active: internvl").size()));
   const Json& probe = done["record"]["probe"];
-  CHECK(keys(probe) == std::set<std::string>{"model_type", "precision", "label", "probability", "head_trained",
-                                             "answer_ids", "load_s", "latency_ms"});
+  CHECK(keys(probe) == std::set<std::string>{"model_type", "model_fingerprint", "precision", "label", "probability",
+                                             "head_trained", "answer_ids", "load_s", "latency_ms"});
   CHECK(probe["model_type"] == "llama-vision");
+  CHECK(probe["model_fingerprint"].get<std::string>().size() == 64);
   CHECK(probe["head_trained"] == false);
   CHECK(probe["answer_ids"].size() >= 1);
   CHECK(probe["answer_ids"].size() <= 4);
@@ -208,6 +209,17 @@ TEST_CASE("a wrong command line or zoo file ends with code 2, an unknown name wi
   write_file(demo().folder / "bad.yaml", "active: gone\nmodels: {internvl: internvl.yaml}\n");
   for (const char* verb : {"switch internvl", "rollback", "history", "info", "explain picture.png"}) {
     demo().refused(fmt::format("vlmzoo {} --zoo bad.yaml", verb), 2, "bad.yaml:1: active: there is no model 'gone'");
+  }
+}
+
+TEST_CASE("each verb explains itself with an example") {
+  for (const char* verb : {"switch", "rollback", "history", "explain"}) {
+    CAPTURE(verb);
+    const Result help = demo().run(fmt::format("vlmzoo {} --help", verb));
+    CHECK(help.code == 0);
+    CHECK(contains(help.out, fmt::format("Usage: vlmzoo {} ", verb)));
+    CHECK(contains(help.out, fmt::format("Example:\n  vlmzoo {} ", verb)));
+    CHECK(contains(demo().run("vlmzoo --help").out, fmt::format("\n  {} ", verb)));
   }
 }
 

@@ -14,6 +14,7 @@
 #include <vector>
 
 #include "support.hpp"
+#include "vlmzoo/config.hpp"
 #include "vlmzoo/files.hpp"
 
 // The zoo file and its history as a library: no model is loaded here.
@@ -108,6 +109,13 @@ TEST_CASE("a zoo file names configurations beside it, and the active one") {
   CHECK(zoo.config("large") == "/elsewhere/large.yaml");
 }
 
+TEST_CASE("the demo's zoo file names the two demo models, whose configurations are there") {
+  const Zoo zoo = read_zoo(fs::path(VLMZOO_TEST_DATA).parent_path() / "configs" / "demo" / "zoo.yaml");
+  CHECK(zoo.active == "internvl");
+  CHECK(zoo.names() == Words{"internvl", "llama_vision"});
+  for (const auto& [name, config] : zoo.models) CHECK_NOTHROW(load_config(config));
+}
+
 TEST_CASE("a zoo file that can't be right is refused with file, line and what is expected") {
   const auto refused = [](const std::string& text, const Words& parts) {
     CAPTURE(text);
@@ -125,14 +133,14 @@ TEST_CASE("a zoo file that can't be right is refused with file, line and what is
   refused("active: a\nmodels: [a]\n", {"models must be a map"});
   refused("active: a\nmodells: {a: a.yaml}\n", {":2", "unknown key 'modells'; did you mean 'models'?"});
   refused("active: a\nactive: b\nmodels: {a: a.yaml}\n", {":2", "duplicate key 'active'"});
-  refused("active: lagre\nmodels: {small: a.yaml, large: b.yaml}\n",
-          {":1", "no model 'lagre'", "did you mean 'large'?", "small, large"});
+  refused("active: larg\nmodels: {small: a.yaml, large: b.yaml}\n",
+          {":1", "no model 'larg'", "did you mean 'large'?", "small, large"});
   refused("active: a\nmodels: {a: }\n", {"models.a must be text"});
   refused("active: a\nmodels: {a: \"\"}\n", {"models.a must be the path"});
   refused("active: [a]\nmodels: {a: a.yaml}\n", {"active must be text"});
   refused("active: a\nmodels: {a: a.yaml, \"b\\nc\": b.yaml}\n", {"can't be the name"});
   refused("active: a\nmodels: {a: &x a.yaml}\n", {"anchors"});
-  refused("active: 'a\nmodels: {a: a.yaml}\n", {"YAML"});
+  refused("active: a: b\nmodels: {a: a.yaml}\n", {":1", "not valid YAML"});
   const TemporaryFolder folder;
   CHECK(code_of([&] { read_zoo(folder / "none.yaml"); }) == ErrorCode::kNotFound);
   CHECK(code_of([&] { read_zoo(folder.path()); }) == ErrorCode::kIo);
@@ -178,7 +186,7 @@ TEST_CASE("an active value that isn't on the line of its key is refused, not gue
 
 TEST_CASE("an unknown name is told with those that there are; the active one changes nothing") {
   const Place place;
-  const std::string message = message_of([&] { place.switch_to("lagre"); });
+  const std::string message = message_of([&] { place.switch_to("larg"); });
   CHECK(contains(message, "did you mean 'large'?"));
   CHECK(contains(message, "small, large, 7"));
   CHECK_FALSE(place.switch_to("small"));
@@ -451,6 +459,7 @@ TEST_CASE("processes that switch at once take turns: every record counts and the
   while (running > 0) {
     CHECK_NOTHROW(read_zoo(place.file));
     ++reads;
+    ::usleep(500);
     int status = 0;
     if (::waitpid(-1, &status, WNOHANG) > 0) {
       --running;

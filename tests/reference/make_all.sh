@@ -14,6 +14,7 @@ run make_tokenizer_goldens.py build/tokenizers
 run make_head_goldens.py
 run check_head_in_pytorch.py
 run make_metrics_goldens.py
+run make_comparison_goldens.py
 run make_training_goldens.py
 run make_goldens.py tests/goldens/internvl
 run_mllama check_mllama_against_meta.py

@@ -1,4 +1,5 @@
 // The pieces of `train`, on the tiny checkpoints of both models.
+#include <ATen/Parallel.h>
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/allclose.h>
 #include <ATen/ops/equal.h>
@@ -32,6 +33,7 @@ ModelConfig trainable_config(const std::string& name) {
   config.pretrained_path = checkpoint(name, 3).string();
   config.freeze_vision_encoder = false;
   config.max_tiles = 1;
+  config.precision = {Precision::kFp32, Precision::kFp32, Precision::kFp32};
   config.class_names = {"none", "one", "several"};
   config.classifier = {{8}, {0.0}, /*batch_norm=*/false, "gelu"};
   return config;
@@ -125,7 +127,7 @@ TEST_CASE("activation checkpointing gives the same gradients") {
     saving.memory_efficient = true;
     const auto kept = gradients(*model, head, {}, maker, {{0, 1, 2}});
     const auto again = gradients(*model, head, saving, maker, {{0, 1, 2}});
-    CHECK(largest_difference(kept, again) < 1e-5);
+    CHECK(largest_difference(kept, again) < 1e-4);  // a layer's gradients are summed in another order
   }
 }
 
@@ -271,7 +273,9 @@ TEST_CASE("a trained model is written in its own layout and reads back as what i
     }
     const TemporaryFolder folder;
     export_model(*model, config, folder / "trained");
-    const auto again = open_model(folder / "trained");
+    ModelConfig original = config, written = config;
+    written.pretrained_path = (folder / "trained").string();
+    const auto again = open_model(written), before = open_model(original);
     const Request request{"<image>\nHow many?", {load_image(dataset().samples[0].image)}};
     const auto run = [&](const Model& of) {
       const at::NoGradGuard no_graph;
@@ -280,9 +284,8 @@ TEST_CASE("a trained model is written in its own layout and reads back as what i
       const auto cache = of.new_cache(1, inputs.input_ids.size(1));
       return of.forward(inputs, &features, *cache).logits;
     };
-    ModelConfig original = config;
     const at::Tensor logits = run(*again);
     CHECK(at::allclose(logits, run(*model), 1e-4, 1e-4));
-    CHECK(!at::allclose(logits, run(*open_model(original)), 1e-2, 1e-2));
+    CHECK(!at::allclose(logits, run(*before), 1e-2, 1e-2));
   }
 }
