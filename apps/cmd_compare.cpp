@@ -35,14 +35,17 @@ bool belongs_to_comparison(const std::filesystem::directory_entry& entry) {
   return false;
 }
 
-std::vector<std::pair<std::string, std::string>> facts_of(const Session& baseline, const Session& candidate,
-                                                          const DataRequest& data, const PairedRuns& runs) {
+std::vector<std::pair<std::string, std::string>> facts_of(
+    const std::pair<std::filesystem::path, std::filesystem::path>& files, const Session& baseline,
+    const Session& candidate, const DataRequest& data, const PairedRuns& runs) {
   const auto plugin = [](const Session& session) {
     return fmt::format("{} {}", session.plugin().name, session.plugin().version);
   };
   std::string split = data.split;
   if (data.limit > 0) split += fmt::format(", the first {}", grouped(data.limit));
-  return {{"data", data.path.string()},
+  return {{"configuration of the baseline", files.first.string()},
+          {"configuration of the candidate", files.second.string()},
+          {"data", data.path.string()},
           {"split", split},
           {"pictures", grouped(std::ssize(runs.baseline.predictions))},
           {"vlmzoo", VLMZOO_VERSION},
@@ -136,12 +139,12 @@ int run_compare(Arguments arguments) {
   if (!options.parse(arguments)) return 0;
   const std::vector<Gate> gates = given.check(options);
   const DataRequest request = given.data.request();
-  const auto [baseline_file, candidate_file] = given.pair.files(options);
+  const auto files = given.pair.files(options);
   given.host.apply();
   given.threads.apply(options);
 
-  const Session baseline(given.host, baseline_file, given.pair.settings);
-  const Session candidate(given.host, candidate_file, given.pair.settings);
+  const Session baseline(given.host, files.first, given.pair.settings);
+  const Session candidate(given.host, files.second, given.pair.settings);
   const PairedData data = load_paired(request, baseline, candidate);
   // Opened now: a place that can't be written to has to be told before the work, not after it.
   std::optional<OutputFolder> folder;
@@ -157,7 +160,7 @@ int run_compare(Arguments arguments) {
   }
   ComparisonReport report{compare(runs.baseline, runs.candidate, given.comparison), {}, {}, {}};
   report.gates = check_gates(gates, report.comparison);
-  report.facts = facts_of(baseline, candidate, request, runs);
+  report.facts = facts_of(files, baseline, candidate, request, runs);
   if (folder) {
     report.folder = folder->path();
     write_report(report, folder->temporary());

@@ -21,8 +21,6 @@
 namespace vlmzoo::app {
 namespace {
 
-constexpr const char* kQuestion = "What is in the picture? Answer in one word.";
-
 /// The candidate, loaded, and what it is checked on.
 struct Subject {
   const Session& session;
@@ -192,7 +190,7 @@ std::vector<Check> check_candidate(const Session& candidate, const Dataset& data
   const auto pictures = std::min<std::size_t>(data.samples.size(), static_cast<std::size_t>(options.pictures));
   for (std::size_t i = 0; i < pictures; ++i) subject.images.push_back(load_image(data.samples[i].image));
   if (subject.question.empty()) subject.question = data.samples.front().question;
-  if (subject.question.empty()) subject.question = kQuestion;
+  if (subject.question.empty()) subject.question = candidate.config().training.prompt;
   std::vector<Check> checks = {guarded("loads", [&] { return load(subject); })};
   const auto add = [&](const char* name, Check (*check)(const Subject&)) {
     checks.push_back(subject.model ? guarded(name, [&] { return check(subject); })

@@ -73,7 +73,7 @@ Check step(const Session& session, const Dataset& data, const VerifyOptions& opt
   for (std::size_t i = 0; i < 2; ++i) {
     const Sample& sample = data.samples[i % data.samples.size()];
     const std::string& asked = sample.question.empty() ? options.question : sample.question;
-    requests.push_back({asked.empty() ? "What is in the picture?" : asked, {load_image(sample.image)}});
+    requests.push_back({asked.empty() ? session.config().training.prompt : asked, {load_image(sample.image)}});
     labels.push_back(sample.label);
   }
   std::vector<TrainedTensor> tensors = trained_tensors(*model);

@@ -27,7 +27,7 @@ Tone tone_of(const Comparison& comparison) {
 }
 
 report::Svg accuracy_chart(const Comparison& c) {
-  report::BarChart chart{.title = "Accuracy", .unit = "share of right classes", .high = 1};
+  report::BarChart chart{.title = "Accuracy", .unit = "share of right classes", .bars = {}, .high = 1};
   chart.bars.push_back({"baseline", c.baseline.metrics.accuracy, c.baseline.accuracy_interval, ""});
   chart.bars.push_back({"candidate", c.candidate.metrics.accuracy, c.candidate.accuracy_interval, ""});
   for (std::size_t k = 0; k < std::min<std::size_t>(c.per_class.size(), 8); ++k) {
@@ -45,7 +45,7 @@ report::Svg accuracy_chart(const Comparison& c) {
 }
 
 report::Svg memory_chart(const Comparison& c) {
-  report::BarChart chart{.title = "Memory", .unit = "GB"};
+  report::BarChart chart{.title = "Memory", .unit = "GB", .bars = {}};
   const auto bar = [&](const char* label, std::uint64_t bytes) {
     if (bytes > 0) chart.bars.push_back({label, static_cast<double>(bytes) / 1e9, std::nullopt, ""});
   };
@@ -57,7 +57,7 @@ report::Svg memory_chart(const Comparison& c) {
 }
 
 report::Svg latency_chart(const Comparison& c) {
-  report::Histogram chart{.title = "Latency per picture", .x_label = "ms"};
+  report::Histogram chart{.title = "Latency per picture", .x_label = "ms", .series = {}};
   for (const auto& [name, run] : {std::pair{"baseline", &c.baseline_run}, {"candidate", &c.candidate_run}}) {
     std::vector<double> values;
     for (const Prediction& prediction : run->predictions) values.push_back(prediction.latency_ms);

@@ -81,8 +81,8 @@ const Metric* find_metric(const std::string& name) {
   std::vector<std::string> names;
   for (const Metric& metric : kMetrics) names.emplace_back(metric.name);
   const std::string suggestion = nearest(name, names);
-  refuse(text, fmt::format("unknown metric '{}'{}; there are {}", name,
-                           suggestion.empty() ? "" : fmt::format(", did you mean '{}'?", suggestion),
+  refuse(text, fmt::format("unknown metric '{}'; {} {}", name,
+                           suggestion.empty() ? "there are" : fmt::format("did you mean '{}'? There are", suggestion),
                            fmt::join(names, ", ")));
 }
 

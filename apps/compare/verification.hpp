@@ -39,7 +39,7 @@ std::string to_markdown(const Verification& verification);
 struct VerifyOptions {
   ComparisonOptions comparison;
   std::vector<Gate> latency;  ///< conditions of the candidate's speed; empty: no limit was set
-  std::string question;       ///< for text generation; empty: the data's, else a plain one
+  std::string question;       ///< for text generation; empty: the data's, else training.prompt
   std::int64_t pictures = 8;  ///< that the image pipeline and the head are checked on
   std::int64_t max_new_tokens = 50;
 };

@@ -35,7 +35,7 @@ std::uint64_t seed_of(std::int64_t seed, const char* purpose, std::int64_t n) {
 }
 
 std::string answer_of(int count) {
-  if (count == 0) return "there are no receipts";
+  if (count == 0) return "there are none";
   if (count == 1) return "there is one receipt";
   return fmt::format("there are several receipts : {}", kWords[static_cast<std::size_t>(count)]);
 }

@@ -264,7 +264,7 @@ TEST_CASE("a gate that can't be read says what is wrong with it") {
     CAPTURE(text);
     check_refusal([&] { parse_gate(text); }, ErrorCode::kUsage, parts);
   };
-  check("acuracy>=0.9", {"unknown metric 'acuracy', did you mean 'accuracy'?", "latency_p95"});
+  check("acuracy>=0.9", {"unknown metric 'acuracy'; did you mean 'accuracy'?", "latency_p95"});
   check("speed<=2x", {"unknown metric 'speed'; there are accuracy,"});
   check("accuracy", {"expected METRIC>=NUMBER"});
   check("accuracy=0.9", {"'=' is no comparison"});

@@ -212,6 +212,17 @@ TEST_CASE("a wrong command line or zoo file ends with code 2, an unknown name wi
   }
 }
 
+TEST_CASE("each verb explains itself with an example") {
+  for (const char* verb : {"switch", "rollback", "history", "explain"}) {
+    CAPTURE(verb);
+    const Result help = demo().run(fmt::format("vlmzoo {} --help", verb));
+    CHECK(help.code == 0);
+    CHECK(contains(help.out, fmt::format("Usage: vlmzoo {} ", verb)));
+    CHECK(contains(help.out, fmt::format("Example:\n  vlmzoo {} ", verb)));
+    CHECK(contains(demo().run("vlmzoo --help").out, fmt::format("\n  {} ", verb)));
+  }
+}
+
 TEST_CASE("a history that a crash cut short is shown, with code 1 and what to do") {
   demo().reset();
   CHECK(demo().run("vlmzoo switch llama_vision --zoo zoo.yaml --no-probe").code == 0);

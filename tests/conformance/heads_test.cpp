@@ -1,7 +1,6 @@
 #include "vlmzoo/heads.hpp"
 
 #include <ATen/TensorOperators.h>
-#include <ATen/ops/stack.h>
 #include <c10/core/GradMode.h>
 
 #include "subjects.hpp"
@@ -184,7 +183,7 @@ TEST_CASE("training reaches every tensor of every kind of head, and of the model
       const std::vector<TrainedTensor> trained = trained_tensors(head);
       for (const Trainable& tensor : model->parameters().trainable) at::Tensor(tensor.value).mutable_grad().reset();
       const at::Tensor logits = train_head(*model, head, head_inputs(*model, head, all.images)).logits;
-      (logits * test::filled("slope", logits.sizes())).sum().backward();
+      (logits * test::filled("slope", logits.sizes().vec())).sum().backward();
       for (const TrainedTensor& tensor : trained) {
         REQUIRE_MESSAGE(tensor.value.grad().defined(), tensor.name);
         CHECK_MESSAGE(tensor.value.grad().isfinite().all().item<bool>(), tensor.name);

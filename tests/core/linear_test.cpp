@@ -3,7 +3,10 @@
 #include <ATen/ops/cat.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/GradMode.h>
 
+#include <cstdlib>
+#include <limits>
 #include <string>
 #include <tuple>
 
@@ -23,8 +26,7 @@ struct Case {
   Precision precision;
   const char* kernel;
   at::ScalarType activations;
-  double tolerance;  ///< of max |y|: 24, 8 and 11 bits of the weights, 8 of both factors (7 to 8 of the weights without
-                     ///< VNNI)
+  double tolerance;  ///< of max |y|: 24, 8 and 11 bits of the weights, 8 of both factors
 };
 
 std::vector<Case> cases() {
@@ -138,14 +140,29 @@ TEST_CASE("int8 gives every token a scale of its own, and a token of zeros the b
   CHECK(Linear::pack(at::zeros({5, 64}), {}, Precision::kInt8)(x).abs().max().item<double>() == 0);
 }
 
-TEST_CASE("int8 rounds the activations of a single row, as in decoding, to 14 bits") {
+TEST_CASE("int8 rounds the activations of up to 8 rows, as in decoding, to 13 bits or more") {
   if (cases().size() < 4) return;
   at::Tensor weight = filled("weight", {23, 1030}, /*limit=*/127).round();
-  weight.slice(1, 1, std::nullopt, 2).zero_();  // neighbours share their range where sums saturate
-  weight.select(1, 0).fill_(127);               // so that all are exact in int8
+  weight.select(1, 0).fill_(127);  // so that all are exact in int8
   const Linear layer = Linear::pack(weight, {}, Precision::kInt8);
-  const at::Tensor x = filled("x", {2, 1030}), reference = exact(x, weight);
-  CHECK(relative_difference(layer(x.narrow(0, 1, 1)), reference.narrow(0, 1, 1)) <= 1e-4);
+  const at::Tensor x = filled("x", {8, 1030});
+  for (const std::int64_t rows : {1, 2, 8}) {
+    CHECK(relative_difference(layer(x.narrow(0, 0, rows)), exact(x.narrow(0, 0, rows), weight)) <= 1e-4);
+  }
+}
+
+TEST_CASE("int8 gives a row the same numbers among up to 8, and among more; without VNNI always") {
+  if (cases().size() < 4) return;
+  const char* kernels = std::getenv("FBGEMM_ENABLE_INSTRUCTIONS");
+  const bool avx2 = kernels != nullptr && std::string(kernels) == "AVX2";
+  const Linear layer = Linear::pack(filled("weight", {96, 1100}), {}, Precision::kInt8);
+  const at::Tensor x = filled("x", {40, 1100}), many = layer(x);
+  for (const std::int64_t row : {0, 17, 31}) {
+    const at::Tensor alone = layer(x.narrow(0, row, 1));
+    CHECK(layer(x.narrow(0, row, 8)).narrow(0, 0, 1).equal(alone));
+    CHECK(layer(x.narrow(0, row, 9)).narrow(0, 0, 1).equal(many.narrow(0, row, 1)));
+    if (avx2) CHECK(alone.equal(many.narrow(0, row, 1)));
+  }
 }
 
 TEST_CASE("int8 keeps planted outliers of the activations exact, alone and among other rows") {
@@ -161,13 +178,64 @@ TEST_CASE("int8 keeps planted outliers of the activations exact, alone and among
     const at::Tensor y = layer(x), reference = exact(x, weight);
     CHECK(relative_difference(y, reference) <= 0.02);
     CHECK((y - reference).norm().item<double>() <= 0.02 * reference.norm().item<double>());
-    for (const std::int64_t row : {0, 7}) {  // rows don't depend on their neighbours; one alone is more exact
-      CHECK(relative_difference(layer(x.narrow(0, row, 2)), y.narrow(0, row, 2)) <= 1e-5);
+    for (const std::int64_t row : {0, 7}) {  // rows don't depend on their neighbours; few are more exact
+      CHECK(relative_difference(layer(x.narrow(0, row, 9)), y.narrow(0, row, 9)) <= 1e-5);
+      CHECK(relative_difference(layer(x.narrow(0, row, 1)), layer(x.narrow(0, row, 8)).narrow(0, 0, 1)) <= 1e-5);
       CHECK(relative_difference(layer(x.narrow(0, row, 1)), reference.narrow(0, row, 1)) <= 0.02);
     }
     x[7].zero_();
     x[7][700] = factor;
     CHECK(relative_difference(layer(x).narrow(0, 7, 1), exact(x.narrow(0, 7, 1), weight)) <= 0.02);
+  }
+}
+
+TEST_CASE(
+    "int8 shows what isn't finite as NaN: in a row of activations there alone, in a row of weights in its output") {
+  if (cases().size() < 4) return;
+  for (const float bad : {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(),
+                          -std::numeric_limits<float>::infinity()}) {
+    CAPTURE(bad);
+    at::Tensor weight = filled("weight", {23, 64});
+    const at::Tensor x = filled("x", {20, 64}), clean = Linear::pack(weight, {}, Precision::kInt8)(x);
+    at::Tensor broken = x.clone();
+    broken[5][17] = bad;
+    const at::Tensor y = Linear::pack(weight, {}, Precision::kInt8)(broken);
+    CHECK(y[5].isnan().all().item<bool>());
+    CHECK(y.narrow(0, 0, 5).equal(clean.narrow(0, 0, 5)));
+    CHECK(y.narrow(0, 6, 14).equal(clean.narrow(0, 6, 14)));
+    CHECK(Linear::pack(weight, {}, Precision::kInt8)(broken.narrow(0, 5, 1)).isnan().all().item<bool>());
+
+    weight[3][40] = bad;
+    const Linear layer = Linear::pack(weight, {}, Precision::kInt8);
+    for (const std::int64_t rows : {1, 20}) {
+      const at::Tensor z = layer(x.narrow(0, 0, rows));
+      CHECK(z.select(1, 3).isnan().all().item<bool>());
+      CHECK(z.isnan().sum().item<std::int64_t>() == rows);
+    }
+  }
+}
+
+TEST_CASE("packed weights refuse gradients instead of losing them, and let inference pass") {
+  for (const Case& kind : cases()) {
+    CAPTURE(kind.kernel);
+    const Linear layer = Linear::pack(filled("weight", {23, 37}), filled("bias", {23}), kind.precision);
+    const at::Tensor x = filled("x", {3, 37}).to(kind.activations), expected = layer(x);
+    const at::Tensor leaf = x.clone().requires_grad_(true);
+    const bool packed = kind.precision == Precision::kFp16 || kind.precision == Precision::kInt8;
+    if (packed) {
+      try {
+        layer(leaf);
+        FAIL("not refused");
+      } catch (const Error& error) {
+        CHECK(error.code() == ErrorCode::kUnsupported);
+        CHECK(std::string(error.what()).find(kind.kernel) != std::string::npos);
+      }
+    } else {
+      layer(leaf).sum().backward();
+      CHECK(leaf.grad().defined());
+    }
+    const c10::AutoGradMode no_grad(false);
+    CHECK(layer(leaf).equal(expected));
   }
 }
 

@@ -29,14 +29,23 @@ using PackedMatrix = fbgemm::PackBMatrix<std::int8_t, std::int32_t>;
 constexpr std::int64_t kInterleave = 4;    // inputs that lie side by side in the packed form
 constexpr float kOutlier = 6.0F;           // LLM.int8's threshold, for rows of mean magnitude <= 1
 constexpr std::int64_t kElements = 65536;  // work that is worth a thread
-constexpr int kSteps = 127;                // of activations, either way from kZero
-constexpr int kZero = 128;
+constexpr std::int64_t kFewRows = 8;       // of which a second set of bytes costs little: memory is the limit
 
 /// Without VNNI, FBGEMM sums the products of two neighbours in saturating 16 bits.
 bool saturates() {
-  const fbgemm::inst_set_t kernels = fbgemm::fbgemmInstructionSet();
+  static const fbgemm::inst_set_t kernels = fbgemm::fbgemmInstructionSet();
   return kernels != fbgemm::inst_set_t::avx512_vnni && kernels != fbgemm::inst_set_t::avx512_vnni_ymm;
 }
+
+/// Bytes of activations: `steps` either way from `zero`. Where sums saturate, 2 · 126 · 127 has to fit into 16 bits.
+struct ByteRange {
+  int steps, zero;
+
+  static ByteRange of_kernels() { return saturates() ? ByteRange{63, 63} : ByteRange{127, 128}; }
+};
+
+/// How many sets of bytes a row of activations is cut into: a second one holds what the first rounded off.
+std::int64_t sets_of(std::int64_t rows) { return rows <= kFewRows || saturates() ? 2 : 1; }
 
 struct Magnitude {
   float largest = 0, mean = 0;
@@ -135,19 +144,11 @@ struct Int8Weights {
         matrix(fbgemm::matrix_op_t::Transpose, static_cast<int>(in), static_cast<int>(out), /*smat=*/nullptr,
                static_cast<int>(in), packed.mutable_data_ptr<std::int8_t>()) {}
 
-  /// The weight that becomes 127. Where sums saturate, neighbours of together at most 128 fit with activations of 8
-  /// bits. (Any would fit with activations of 7 bits, which cost twice the error.)
-  float largest_weight(const float* weights) const {
-    float largest = std::max(magnitude(weights, in).largest, 1e-30F);
-    if (!saturates()) return largest;
-    for (std::int64_t k = 0; k + 1 < in; k += 2) largest = std::max(largest, std::abs(weights[k] + weights[k + 1]));
-    return largest;
-  }
-
   /// One row of the matrix, fp32 [in], symmetric. `row` is a buffer.
   void put(std::int64_t n, const float* weights, std::vector<std::uint8_t>& row) {
-    const float largest = largest_weight(weights);
-    if (!std::isfinite(magnitude(weights, in).mean)) {  // bytes hide it
+    const Magnitude size = magnitude(weights, in);
+    const float largest = std::max(size.largest, 1e-30F);
+    if (!std::isfinite(size.mean)) {  // bytes hide it
       scales.mutable_data_ptr<float>()[n] = std::numeric_limits<float>::quiet_NaN();
       column_sums.mutable_data_ptr<std::int32_t>()[n] = 0;
       return;
@@ -187,8 +188,7 @@ struct Int8Weights {
   }
 };
 
-/// Rows of activations in bytes, and the outliers that were left out of them. A second set of rows has what the first
-/// rounded off.
+/// Rows of activations in bytes, and the outliers that were left out of them.
 struct QuantizedRows {
   at::Tensor bytes;                                 // uint8 [sets · M, in]
   std::vector<float> scales;                        // sets · M
@@ -199,15 +199,17 @@ struct QuantizedRows {
 void quantize_row(const float* row, std::int64_t m, std::int64_t sets, std::vector<float>& buffer,
                   QuantizedRows& result) {
   const std::int64_t rows = result.bytes.size(0) / sets, in = result.bytes.size(1);
+  const ByteRange range = ByteRange::of_kernels();
   for (std::int64_t set = 0; set < sets; ++set) {
     std::uint8_t* bytes = result.bytes.mutable_data_ptr<std::uint8_t>() + (set * rows + m) * in;
-    const float largest = std::max(magnitude(row, in).largest, 1e-30F), scale = largest / kSteps;
+    const float largest = std::max(magnitude(row, in).largest, 1e-30F),
+                scale = largest / static_cast<float>(range.steps);
     result.scales[static_cast<std::size_t>(set * rows + m)] = scale;
-    quantize(row, in, kSteps / largest, kZero, bytes);
+    quantize(row, in, static_cast<float>(range.steps) / largest, range.zero, bytes);
     if (set + 1 == sets) return;
     buffer.resize(static_cast<std::size_t>(in));
     for (std::int64_t k = 0; k < in; ++k) {
-      buffer[static_cast<std::size_t>(k)] = row[k] - static_cast<float>(bytes[k] - kZero) * scale;
+      buffer[static_cast<std::size_t>(k)] = row[k] - static_cast<float>(bytes[k] - range.zero) * scale;
     }
     row = buffer.data();
   }
@@ -250,17 +252,17 @@ class Int8Kernel final : public Linear::Kernel {
 
   at::Tensor run(const at::Tensor& x) const override {
     const at::Tensor wide = x.to(at::kFloat);
-    const std::int64_t rows = x.size(0), out = out_features(),
-                       sets = rows == 1 ? 2 : 1;  // of one row, memory is the limit: the second costs no time
+    const std::int64_t rows = x.size(0), out = out_features(), sets = sets_of(rows);
     at::Tensor y = at::empty({sets * rows, out}, wide.options());
     if (rows == 0) return y.to(x.scalar_type());
     const QuantizedRows quantized = quantize_rows(wide, sets);
     multiply(quantized.bytes, y);
     const float* bias = bias_.defined() ? bias_.const_data_ptr<float>() : nullptr;
+    const int zero = ByteRange::of_kernels().zero;
     const std::int64_t grain = std::max<std::int64_t>(1, kElements / out);
     at::parallel_for(0, sets * rows, grain, [&](std::int64_t begin, std::int64_t end) {
       for (std::int64_t m = begin; m < end; ++m) {
-        dequantize(y.mutable_data_ptr<float>() + m * out, out, kZero, quantized.scales[static_cast<std::size_t>(m)],
+        dequantize(y.mutable_data_ptr<float>() + m * out, out, zero, quantized.scales[static_cast<std::size_t>(m)],
                    weights_->column_sums.const_data_ptr<std::int32_t>(), weights_->scales.const_data_ptr<float>(),
                    m < rows ? bias : nullptr);
       }

@@ -207,3 +207,25 @@ TEST_CASE("inputs that don't belong together are errors") {
   KvCache plain({1, 1, 64, 1, 16}, at::kFloat, at::kCPU);
   CHECK(code_of([&] { model->forward(inputs, &features, plain, 1); }) == ErrorCode::kMismatch);
 }
+
+TEST_CASE("a model that was loaded for vision alone says so to whoever wants text of it, as every adapter here does") {
+  const c10::AutoGradMode no_grad(false);
+  for (const char* name : {"internvl/release", "llama_vision/base"}) {
+    CAPTURE(name);
+    ModelConfig config;
+    config.pretrained_path = checkpoint(name, 0).string();
+    const auto whole = open_model(config);
+    config.multimodal = false;
+    const auto vision = open_model(config);
+    const Request request{"What?", {}};
+    const ModelInputs inputs = whole->preprocess({&request, 1});
+    const auto cache = whole->new_cache(1, inputs.input_ids.size(1));
+    const at::Tensor hidden = whole->forward(inputs, nullptr, *cache, 1).last_hidden_state;
+    const auto says_so = [](const std::function<void()>& function) {
+      CHECK(has(message_of(ErrorCode::kUnsupported, function), "loaded without its language part"));
+    };
+    says_so([&] { vision->new_cache(1, 8); });
+    says_so([&] { vision->forward(inputs, nullptr, *cache, 1); });
+    says_so([&] { vision->lm_head(hidden); });
+  }
+}
