@@ -182,7 +182,8 @@ class ResultKeys {
   RecordKey picture(const std::string& hash, const std::string& question) const {
     return key("picture", {hash, answers_ ? question : ""});
   }
-  RecordKey run() const { return key("run", {}); }
+  /// Of the run's load time and memory. Calibrating is a run of its own.
+  RecordKey run(const std::string& what) const { return key("run", {what}); }
 
  private:
   RecordKey key(const std::string& what, std::vector<std::string> more) const {
@@ -359,12 +360,12 @@ struct PredictionRun::Impl {
       run_.load_seconds = classifier_.load_seconds();
       run_.peak_memory = memory_.peak();
       if (options_.cache != nullptr) {
-        options_.cache->put(keys_.run(),
+        options_.cache->put(keys_.run(options_.what),
                             Json{{"load_seconds", run_.load_seconds}, {"peak_memory", run_.peak_memory}}.dump());
       }
     } else if (options_.cache != nullptr) {
       run_.measured_earlier = true;
-      if (const auto record = options_.cache->get(keys_.run())) {
+      if (const auto record = options_.cache->get(keys_.run(options_.what))) {
         const Json json = Json::parse(*record);
         run_.load_seconds = json.at("load_seconds").get<double>();
         run_.peak_memory = json.at("peak_memory").get<std::uint64_t>();

@@ -403,7 +403,7 @@ TEST_CASE("classify gives class and probabilities in the agreed JSON, and says t
   CHECK(document["results"][0]["sample_id"] == "a.png");
   CHECK(document["results"][1]["sample_id"] == "b.PNG");
   for (const Json& row : document["results"]) {
-    CHECK(keys(row) == std::set<std::string>{"sample_id", "image", "label", "class_id", "probability", "probabilities",
+    CHECK(keys(row) == std::set<std::string>{"sample_id", "image", "label", "class_id", "probability", "probabilities", "unsure",
                                              "latency_ms"});
     CHECK(keys(row["probabilities"]) == std::set<std::string>{"none", "one", "many"});
     double sum = 0;

@@ -313,8 +313,8 @@ TEST_CASE("the report is complete, asks for nothing outside and says in every fo
     CAPTURE(part);
     CHECK(contains(html, part));
   }
-  CHECK(html.find(to_string(json.at("verdict"))) < html.find("<table"));
-  for (const char* outside : {"<script", "<link", "src=\"http", "url(http", "@import"}) {
+  CHECK(html.find(json.at("verdict").get<std::string>()) < html.find("<table"));
+  for (const char* outside : {"<script", "href=\"http", "src=\"http", "url(http", "@import"}) {
     CAPTURE(outside);
     CHECK(!contains(html, outside));
   }
@@ -375,8 +375,6 @@ TEST_CASE("what can't be compared is told before anything is computed") {
   option({"--alpha", "0.5"}, 2, {"--alpha is 0.5"});
   option({"--prompt", "x"}, 2, {"--prompt is for --answers"});
   option({"--force"}, 2, {"--force is for --output"});
-  const std::string other = (bench().folder / "other.yaml").string();
-  write_file(other, "extends: llama_vision.yaml\nmodel:\n  head: null_head.safetensors\n");
   CHECK(!fs::exists(cache / "vlmzoo"));  // nothing ran
 }
 
@@ -432,13 +430,9 @@ TEST_CASE("verify goes through the whole checklist, with evidence for each line"
 
 TEST_CASE("verify passes a model against itself once its answers stop and there are pictures enough") {
   const TemporaryFolder cache, more;
-  REQUIRE(vlmzoo({"synth", "receipts", "--quiet", "--count", "82", "--size", "32", "--seed", "6", "--output",
+  REQUIRE(vlmzoo({"synth", "receipts", "--quiet", "--count", "82", "--size", "64", "--seed", "6", "--output",
                   (more / "data").string()})
               .code == 0);
-  const Result said =
-      vlmzoo({"ask", "--config", bench().baseline.string(), "--image", (kData / "images" / "square.png").string(),
-              "--prompt", "How many?", "--temperature", "0", "--max-new-tokens", "6", "--quiet"});
-  REQUIRE(said.code == 0);
   const Result result =
       shell("export XDG_CACHE_HOME=" + quote(cache.path().string()) + "; " +
             words({"verify", "--baseline", bench().baseline.string(), "--candidate", bench().baseline.string(),

@@ -260,8 +260,7 @@ TEST_CASE("an unknown key is refused with its place, its full path and what was 
         "a.yaml:1: unknown key 'model.precision.visoin'; did you mean 'model.precision.vision'?");
   CHECK(refusal_of("zzzzzz: 1\n") ==
         "a.yaml:1: unknown key 'zzzzzz'; known here: model, training, generation, extends");
-  CHECK(
-      contains(refusal_of("training:\n  label_smoothing: 0.1\n"), "a.yaml:2: unknown key 'training.label_smoothing'"));
+  CHECK(contains(refusal_of("training:\n  mixup: 0.1\n"), "a.yaml:2: unknown key 'training.mixup'"));
   CHECK(contains(refusal_of("model.num_classes: 3\n"), "nested below each other, not joined by dots"));
   CHECK(contains(refusal_of("'': 3\n"), "a.yaml:1: unknown key ''"));
   CHECK(contains(refusal_of("'': {'': {model: {seed: 1}}}\n"), "a.yaml:1: unknown key ''"));
@@ -381,7 +380,7 @@ TEST_CASE("each hidden layer needs one dropout rate") {
 }
 
 TEST_CASE("multimodal features need the language model, and are pooled by nothing") {
-  const Config config = config_of("model: {classifier: {features: multimodal, prompt: How many?, type: linear}}");
+  const Config config = config_of("model: {classifier: {features: multimodal, prompt: 'How many?', type: linear}}");
   CHECK(config.model.classifier.prompt == "How many?");
   CHECK(config.model.classifier.type == "linear");
   CHECK(refusal_of("model:\n  multimodal: false\n  classifier: {features: multimodal}\n") ==
