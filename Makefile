@@ -4,10 +4,10 @@ JOBS ?= $(shell nproc)
 WERROR ?= OFF
 PROGRAM = $(BUILD)/bin/vlmzoo
 
-.PHONY: help setup build test demo demo-models crash reference bench memory lint clean
+.PHONY: help setup build test demo demo-models crash reference bench bench-training memory lint clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "make %-14s %s\n", $$1, $$2}'
 
 setup: ## install what is missing: Debian packages (as root) and LibTorch into .venv
 	@.ci/setup
@@ -31,12 +31,15 @@ crash: build ## kill a training run at random moments, 20 times, and compare wha
 	@cmake --build --preset release -j $(JOBS) --target train_test
 	@VLMZOO_TEST_KILLS=20 $(BUILD)/tests/train_test -tc='*killed*'
 
-reference: ## make the goldens again with the pinned Python packages
-	@tests/reference/make_all.sh
+reference: build ## make the goldens again with the pinned Python packages; compare the demo's models with them
+	@tests/reference/make_all.sh $(PROGRAM)
 
 bench: build ## compare with transformers: InternVL2.5-1B whole, Llama-3.2-11B-Vision cut in depth (9 GB of disk, 30 minutes)
 	@tests/reference/bench.sh $(PROGRAM) internvl
 	@tests/reference/bench.sh $(PROGRAM) llama-vision
+
+bench-training: build ## a training step of InternVL2.5-1B beside transformers and PyTorch (16 GB of memory, 30 minutes)
+	@tests/reference/bench.sh $(PROGRAM) training
 
 memory: build ## Llama-3.2-11B-Vision's full shape within its memory limits (22 GB of disk and of memory, 20 minutes)
 	@tests/heavy/llama_vision_memory.sh $(PROGRAM)

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # vlmzoo beside transformers, random weights, in one run: InternVL2.5-1B's full shape, or Llama-3.2-11B-Vision's widths at
-# reduced depth (peer_mllama.py says how). Usage: tests/reference/bench.sh PROGRAM [internvl|llama-vision]
+# reduced depth (peer_mllama.py says how); or a training step of InternVL2.5-1B.
+# Usage: tests/reference/bench.sh PROGRAM [internvl|llama-vision|training] [option of bench_training.py]…
 set -euo pipefail
 program=$(realpath "$1")
 model=${2:-internvl}
@@ -16,13 +17,20 @@ case $model in
     from=(--config-json build/bench/llama-vision-config/config.json --tokenizer build/tokenizers/llama/tokenizer.json
       --preprocessor build/bench/llama-vision-config/preprocessor_config.json)
     ;;
-  *) echo "usage: $0 PROGRAM [internvl|llama-vision]" >&2 && exit 2 ;;
+  training)
+    folder=internvl2_5-1b
+    from=(--preset internvl2_5-1b --tokenizer build/tokenizers/qwen/tokenizer.json)
+    ;;
+  *) echo "usage: $0 PROGRAM [internvl|llama-vision|training]" >&2 && exit 2 ;;
 esac
-venv=$(tests/reference/venv.sh $model)
+venv=$(tests/reference/venv.sh ${model/training/internvl})
 [ -f build/tokenizers/qwen/tokenizer.json ] || tests/reference/fetch_tokenizers.sh build/tokenizers
 if [ ! -d build/bench/$folder ]; then
-  [ $model = internvl ] || $venv/bin/python tests/reference/peer_mllama.py build/bench/llama-vision-config
+  [ $model != llama-vision ] || $venv/bin/python tests/reference/peer_mllama.py build/bench/llama-vision-config
   "$program" init "${from[@]}" --output build/bench/$folder
+fi
+if [ $model = training ]; then
+  exec $venv/bin/python tests/reference/bench_training.py --checkpoint build/bench/$folder --vlmzoo "$program" --threads 2 "${@:3}"
 fi
 configs=()
 for precision in auto int8; do

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save
 
 from checkpoint_folder import read_config
-from reference_inputs import find_picture
+from reference_inputs import PromptEncoder, find_picture
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 NEW_TOKENS = 12
@@ -42,6 +42,8 @@ class Run:
 
 class Case(Protocol):
     """A tiny checkpoint with its reference model and what prepares its inputs."""
+
+    encoder: PromptEncoder
 
     def record(self, run: Run, images: Path) -> tuple[Tensors, Facts, float]:
         """Everything that `vlmzoo trace` records, whole; facts about it; the smallest top-2 gap."""

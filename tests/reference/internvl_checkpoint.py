@@ -183,16 +183,16 @@ def hf_config(config: Config) -> Config:
 
 
 def reference_model(
-    config: Config, tensors: dict[str, torch.Tensor], image_token_id: int
+    config: Config, tensors: dict[str, torch.Tensor], image_token_id: int, attention: str = "eager"
 ) -> InternVLForConditionalGeneration:
     """The reference, in fp32, with the tensors of either layout."""
     if is_release(config):
         config, tensors = hf_config(config), release_to_hf(tensors)
     parsed = InternVLConfig(**dict(config, image_token_id=image_token_id))
     parsed.dtype = parsed.text_config.dtype = parsed.vision_config.dtype = torch.float32
-    parsed._attn_implementation = "eager"
+    parsed._attn_implementation = attention
     model = InternVLForConditionalGeneration(parsed).float().eval()
-    values = {name: value.float() for name, value in _module_names(tensors).items()}
+    values = _module_names(tensors)  # copied into fp32 one by one
     if parsed.tie_word_embeddings:
         values["lm_head.weight"] = values["model.language_model.embed_tokens.weight"]
     model.load_state_dict(values, strict=True)

@@ -44,14 +44,18 @@ class Tiler:
         return torch.from_numpy(np.stack(output["pixel_values"]).astype(np.float32))
 
 
-def prompt_pieces(template: str, question: str, tiles: list[int], tokens_per_tile: int) -> list[Piece]:
-    """The whole prompt; `tiles`: how many tiles each picture has."""
+def prompt_pieces(
+    template: str, question: str, tiles: list[int], tokens_per_tile: int, system: bool = True
+) -> list[Piece]:
+    """The whole prompt; `tiles`: how many tiles each picture has. `system`: with the template's system message."""
     if IMAGE_MARK not in question:
         question = f"{IMAGE_MARK}\n" * len(tiles) + question
     texts = question.split(IMAGE_MARK)
     if len(texts) != len(tiles) + 1:
         raise ValueError(f"{len(texts) - 1} marks for {len(tiles)} pictures")
     before, after = TEMPLATES[template]
+    if not system:
+        before = before[before.index("<|im_start|>user") :]
     pieces = [(before, False), (texts[0], True)]
     for count, text in zip(tiles, texts[1:]):
         pieces += [("<img>" + "<IMG_CONTEXT>" * (count * tokens_per_tile) + "</img>", False), (text, True)]

@@ -1,7 +1,9 @@
 #!/usr/bin/env bash
 # Makes every golden again with the pinned reference packages, in two virtual environments below build/: transformers 5
-# for InternVL and all that both models share, 4.45.2 for Llama-3.2-Vision. Slow: some 10 minutes.
+# for InternVL and all that both models share, 4.45.2 for Llama-3.2-Vision. Slow: some 10 minutes. Then compares the demo's
+# models with them. Usage: tests/reference/make_all.sh PROGRAM
 set -euo pipefail
+program=$(realpath "$1")
 cd "$(dirname "$0")/../.."
 venv=$(tests/reference/venv.sh internvl)
 mllama=$(tests/reference/venv.sh llama-vision)
@@ -23,4 +25,6 @@ run_mllama make_mllama_canvas_goldens.py tests/goldens/llama_vision
 # The table of docs/llama_vision_reference.md.
 run_mllama measure_mllama_differences.py record build/mllama-differences
 run measure_mllama_differences.py compare build/mllama-differences
+run check_demo_models.py internvl --vlmzoo "$program"
+run_mllama check_demo_models.py llama_vision --vlmzoo "$program"
 git diff --stat -- tests/goldens tests/data

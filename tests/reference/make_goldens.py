@@ -28,6 +28,7 @@ class InternVLCase:
     model: InternVLForConditionalGeneration
     tiler: Tiler
     encoder: PromptEncoder
+    system: bool = True  # the template's system message
 
     def record(self, run: Run, images: Path) -> tuple[Tensors, Facts, float]:
         """Everything that `vlmzoo trace` records, whole; facts about it; the smallest top-2 gap."""
@@ -35,7 +36,8 @@ class InternVLCase:
         tiles = [self.tiler.tiles(picture) for picture in pictures]
         # Layout B has no key for the template: its text models are all used with internvl2_5's.
         template = self.config.get("template", "internvl2_5")
-        pieces = prompt_pieces(template, run.prompt, [len(part) for part in tiles], tokens_per_tile(self.config))
+        counts = [len(part) for part in tiles]
+        pieces = prompt_pieces(template, run.prompt, counts, tokens_per_tile(self.config), self.system)
         input_ids = torch.tensor([self.encoder.encode(pieces)])
         embeds = self.model.get_input_embeddings()(input_ids)
         tensors, facts = {"input_ids": input_ids}, {"template": template}

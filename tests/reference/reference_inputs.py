@@ -44,7 +44,8 @@ class PromptEncoder:
         plain = dict(spec, added_tokens=[], post_processor=None)  # which may name an added token
         self._plain = Tokenizer.from_str(json.dumps(plain))
         self._usable = usable
-        self.vocab_size = Tokenizer.from_file(str(tokenizer_json)).get_vocab_size()
+        self._whole = Tokenizer.from_file(str(tokenizer_json))
+        self.vocab_size = self._whole.get_vocab_size()
 
     def id_of(self, token: str) -> int:
         """Id of an added token."""
@@ -65,6 +66,10 @@ class PromptEncoder:
     def encode_apart(self, pieces: list[Piece]) -> list[int]:
         """Every piece by itself."""
         return [token for piece in pieces for token in self.encode([piece])]
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ids, without special tokens."""
+        return self._whole.decode(ids)
 
     def _split(self, pieces: list[Piece]) -> list[tuple[str, bool]]:
         parts: list[tuple[str, bool]] = []
