@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <utility>
 
 #include "report/canvas.hpp"
 #include "report/charts.hpp"
@@ -52,12 +53,13 @@ struct Range {
   }
 };
 
-std::string describe(const std::vector<Series>& series) {
+std::string describe(const std::vector<std::string>& names, const std::vector<Points>& lines) {
   std::string result;
-  for (const Series& one : series) {
-    if (one.points.empty()) continue;
-    result += fmt::format("{}: {} points, from {} to {}. ", one.name, one.points.size(),
-                          short_number(one.points.front()[1]), short_number(one.points.back()[1]));
+  for (std::size_t i = 0; i < names.size(); ++i) {
+    if (lines[i].empty()) continue;
+    const auto [first, last] = std::pair(lines[i].front(), lines[i].back());
+    result += fmt::format("{}: from {} at {} to {} at {}. ", names[i], short_number(first[1]), short_number(first[0]),
+                          short_number(last[1]), short_number(last[0]));
   }
   return result;
 }
@@ -96,7 +98,7 @@ Svg line_chart(const LineChart& chart) {
                     fmt::format("{}: {} at {}", names[i], short_number(lines[i][j][1]), short_number(lines[i][j][0])));
     }
   }
-  return canvas.finish(chart.title, describe(chart.series));
+  return canvas.finish(chart.title, describe(names, lines));
 }
 
 }  // namespace vlmzoo::app::report
