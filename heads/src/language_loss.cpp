@@ -13,8 +13,8 @@
 
 #include "head_layout.hpp"
 #include "loss_checks.hpp"
-#include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/losses.hpp"
+#include "vlmzoo/nn/autocast.hpp"
 
 namespace vlmzoo {
 namespace {

@@ -403,8 +403,8 @@ TEST_CASE("classify gives class and probabilities in the agreed JSON, and says t
   CHECK(document["results"][0]["sample_id"] == "a.png");
   CHECK(document["results"][1]["sample_id"] == "b.PNG");
   for (const Json& row : document["results"]) {
-    CHECK(keys(row) == std::set<std::string>{"sample_id", "image", "label", "class_id", "probability", "probabilities", "unsure",
-                                             "latency_ms"});
+    CHECK(keys(row) == std::set<std::string>{"sample_id", "image", "label", "class_id", "probability", "probabilities",
+                                             "unsure", "latency_ms"});
     CHECK(keys(row["probabilities"]) == std::set<std::string>{"none", "one", "many"});
     double sum = 0;
     for (const auto& [name, probability] : row["probabilities"].items()) sum += probability.get<double>();

@@ -121,9 +121,8 @@ TEST_CASE("classes are balanced, and every beginning of a class is split 70 : 15
 TEST_CASE("answers name the class first") {
   std::set<std::string> answers;
   for (std::int64_t index = 0; index < 100; ++index) answers.insert(truth_of(0, index).answer);
-  CHECK(answers == std::set<std::string>{"there are none", "there is one receipt",
-                                         "there are several receipts : two", "there are several receipts : three",
-                                         "there are several receipts : four"});
+  CHECK(answers == std::set<std::string>{"there are none", "there is one receipt", "there are several receipts : two",
+                                         "there are several receipts : three", "there are several receipts : four"});
 }
 
 TEST_CASE("there are as many receipts as the truth says, and all of them can be seen") {
