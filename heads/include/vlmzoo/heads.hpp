@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "vlmzoo/config.hpp"
+#include "vlmzoo/head_parts.hpp"
 #include "vlmzoo/model.hpp"
 
 /// Heads on a model's outputs, the same for every model. They see ImageFeatures and TextOutput only.
@@ -20,20 +21,6 @@
 /// PyTorch: docs/heads.md. Const methods may run concurrently; a head in training belongs to one thread. Nothing
 /// detaches: gradients reach the features and every trainable tensor.
 namespace vlmzoo {
-
-/// [I, C] fp32: `pooler_output` where the model has one, else the mean of `last_hidden_state` over the valid tokens of
-/// all tiles of each picture. Error: kMismatch for shapes that don't fit, or a picture without a valid token.
-at::Tensor pool_image_features(const ImageFeatures& features);
-/// The mean also where the model has a pooler.
-at::Tensor mean_pool(const ImageFeatures& features);
-/// Σ softmax(LayerNorm(x)·query / sqrt(C)) x over the same tokens x, for a learned query [C]; zeros give the mean.
-at::Tensor attention_pool(const ImageFeatures& features, const at::Tensor& query);
-/// [B, H]: the hidden state of the last position of each prompt, on whichever side the padding is. `inputs` are those
-/// that gave `text`. Error: kMismatch.
-at::Tensor last_positions(const ModelInputs& inputs, const TextOutput& text);
-
-/// Softmax of logits / temperature over the last dimension, in fp32.
-at::Tensor probabilities(const at::Tensor& logits, double temperature = 1);
 
 /// What a head is made for and of; stored in its file.
 struct HeadConfig {
@@ -49,57 +36,12 @@ struct HeadConfig {
 /// The head that `config` asks for on the model `info`; classes without names are "0", "1", …. Error: kConfig.
 HeadConfig head_config(const ModelInfo& info, const ModelConfig& config);
 
-/// One tensor of a head, by its name in the file. `tensor` is a handle: writing through it changes the head.
-struct NamedTensor {
-  std::string name;
-  at::Tensor tensor;
-  bool trainable = true;  ///< false: a buffer of batch norm
-};
-
 struct HeadOutput {
   at::Tensor logits;                 ///< fp32 [I, K]
   at::Tensor embeddings;             ///< fp32 [I, H], what the classifier sees: output of vision_projection, or
                                      ///< multimodal_embeddings; under `type: linear` the features themselves
   at::Tensor response_logits;        ///< fp32 [B, V]; undefined without text
   at::Tensor multimodal_embeddings;  ///< fp32 [B, H]; undefined without text
-};
-
-/// Hidden layers (Linear -> BatchNorm1d, if asked for -> activation -> Dropout), then a last Linear.
-class ClassificationHead {
- public:
-  ClassificationHead() = default;
-  /// `tensors` are those of its layers, in the file's order.
-  ClassificationHead(const ClassifierConfig& config, std::span<const NamedTensor> tensors);
-
-  at::Tensor forward(const at::Tensor& x) const;  ///< [I, in] -> [I, K]
-  /// With dropout (ATen's default generator) and batch statistics, which move the running ones. Error: kConfig for a
-  /// batch of one under batch norm.
-  at::Tensor forward_training(const at::Tensor& x);
-
- private:
-  struct Layer {
-    at::Tensor weight, bias;
-    at::Tensor norm_weight, norm_bias, running_mean, running_var, num_batches_tracked;  // undefined without batch norm
-    double dropout = 0;
-  };
-  at::Tensor run(at::Tensor x, bool training) const;
-
-  std::vector<Layer> layers_;
-  at::Tensor out_weight_, out_bias_;
-  std::string activation_;
-};
-
-/// Linear(H, V) on final hidden states. It is the model's own lm_head until it has weights of its own.
-class ResponseGenerator {
- public:
-  ResponseGenerator() = default;                          ///< shares lm_head
-  ResponseGenerator(at::Tensor weight, at::Tensor bias);  ///< fp32 [V, H] and [V]
-
-  bool shared() const { return !weight_.defined(); }
-  at::Tensor forward(const Model& model, const at::Tensor& hidden) const;  ///< [..., H] -> fp32 [..., V]
-
- private:
-  at::Tensor weight_, bias_;
 };
 
 /// All heads of one model. Copies share their tensors.
