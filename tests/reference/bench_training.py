@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -245,17 +246,25 @@ def median_ms(runs: list[Results]) -> float:
     return statistics.median(value for run in runs for value in run["step_ms"])
 
 
+def told(name: str, results: Results) -> Results:
+    """`results`, after a line about them on stderr: the whole takes half an hour."""
+    median, peak = statistics.median(results["step_ms"]), results["peak_memory_bytes"] / 1e9
+    print(f"{name}: {median:.1f} ms/step, peak {peak:.2f} GB", file=sys.stderr)
+    return results
+
+
 def compare_steps(precisions: list[str], arguments: argparse.Namespace, data: Path) -> Results:
     """Runs take turns; the first round chooses the peer's optimizer."""
     own: dict[str, list[Results]] = {precision: [] for precision in precisions}
     peers: dict[str, dict[str, list[Results]]] = {precision: {} for precision in precisions}
     for _ in range(arguments.repeats):
         for precision in precisions:
-            own[precision].append(ours(precision, arguments, data))
+            own[precision].append(told(f"vlmzoo {precision}", ours(precision, arguments, data)))
             of_peer = peers[precision]
             kinds = [min(of_peer, key=lambda kind: median_ms(of_peer[kind]))] if of_peer else OPTIMIZERS
             for kind in kinds:
-                of_peer.setdefault(kind, []).append(run_peer(f"{precision}-{kind}", arguments, data))
+                run = told(f"transformers {precision} {kind}", run_peer(f"{precision}-{kind}", arguments, data))
+                of_peer.setdefault(kind, []).append(run)
     results = {}
     for precision in precisions:
         kind = min(peers[precision], key=lambda kind: median_ms(peers[precision][kind]))
@@ -344,6 +353,7 @@ def main() -> None:
     results: Results = {"threads": arguments.threads, "repeats": arguments.repeats, "steps": arguments.steps}
     results |= {"load_average": check_load()}
     precisions = ["fp32", "bf16"] if has_bf16() else ["fp32"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as Ctrl-C: ends what runs, removes its files
     with tempfile.TemporaryDirectory() as work_folder:
         joint = draw(arguments, BATCH, Path(work_folder, "joint"))
         results["joint_step"] = compare_steps(precisions, arguments, joint)
