@@ -93,6 +93,12 @@ class FileLock {
 };
 
 /// Size and time of the file behind a path, links followed.
+/// What overrides FBGEMM's choice by processor.
+std::string forced_kernels() {
+  const char* kernels = std::getenv("FBGEMM_ENABLE_INSTRUCTIONS");
+  return kernels == nullptr ? "" : std::string(" kernels ") + kernels;
+}
+
 std::string stamp(const fs::path& file) {
   struct stat status {};
   if (::stat(file.c_str(), &status) != 0) return "absent";
@@ -146,8 +152,8 @@ std::string model_fingerprint(const Session& session) {
   const std::string text = fmt::format(
       "program {} {}\nplugin {} {} {}\ntype {}\nprecision {} on {} {}\npipeline {} tiles {} prompt {}\n{}{}",
       VLMZOO_VERSION, VLMZOO_BUILD_IDENTITY, plugin.name, plugin.version, stamp(plugin.file),
-      plugin.model_types.front(), to_json(session.precision()).dump(), device, describe_cpu(), model.image_pipeline,
-      optional(model.max_tiles), optional(model.system_prompt), json_files(folder),
+      plugin.model_types.front(), to_json(session.precision()).dump(), device, describe_cpu() + forced_kernels(),
+      model.image_pipeline, optional(model.max_tiles), optional(model.system_prompt), json_files(folder),
       model.pretrained ? weight_files(folder) : fmt::format("random weights, seed {}", model.seed));
   return sha256(std::as_bytes(std::span(text)));
 }

@@ -88,6 +88,8 @@ Viewer look(const ExplainOptions& explain, const Options& options, const std::st
   for (const Image& image : images) {
     check_interrupt();
     viewer.views.push_back(view_picture(*model, image, explain.prompt, with_text));
+    if (!explain.output.empty()) continue;
+    for (TileView& tile : viewer.views.back().tiles) tile.pixels = tile.valid = cv::Mat();  // only drawings need them
   }
   return viewer;
 }
@@ -96,7 +98,7 @@ std::string percent(double share, int digits = 0) { return fmt::format("{:.{}f} 
 
 /// What the table and the drawing say of one view: a label for people, the value.
 std::vector<std::pair<std::string, std::string>> facts(const ModelInfo& info, const PictureView& view) {
-  const int side = view.tiles.front().pixels.rows;
+  const int side = view.side;
   const double stretch = view.scale_x / view.scale_y;
   std::vector<std::pair<std::string, std::string>> result = {
       {"tiles", fmt::format("{} of {}x{} in {}x{}{}{}", view.columns * view.rows, side, side, view.columns, view.rows,
@@ -162,7 +164,7 @@ OrderedJson to_json(const Viewer& viewer, const PictureView& view) {
   }
   OrderedJson json = {{"name", viewer.name},
                       {"model_type", viewer.info.model_type},
-                      {"tile_size", view.tiles.front().pixels.rows},
+                      {"tile_size", view.side},
                       {"columns", view.columns},
                       {"rows", view.rows},
                       {"overview", view.has_overview()},

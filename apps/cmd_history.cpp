@@ -20,7 +20,12 @@ OrderedJson document(const Zoo& zoo, const History& history) {
 
 /// "one 0.43, 812 ms", or why the attempt failed.
 std::string describe_probe(const Record& record) {
-  if (!record.error.empty()) return record.error.size() > 80 ? record.error.substr(0, 80) + " [...]" : record.error;
+  if (!record.error.empty()) {
+    std::size_t end = 80;
+    if (record.error.size() <= end) return record.error;
+    while (end > 0 && (static_cast<unsigned char>(record.error[end]) & 0xC0) == 0x80) --end;  // between characters
+    return record.error.substr(0, end) + " [...]";
+  }
   if (!record.probe.is_object()) return "not tried";
   try {
     return fmt::format("{} {:.2f}, {:.0f} ms", record.probe.value("label", ""), record.probe.value("probability", 0.0),

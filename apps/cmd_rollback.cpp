@@ -24,7 +24,7 @@ int run_rollback(Arguments arguments) {
   change.apply(options);
   const auto record =
       roll_back(change.zoo, options.given("to") ? std::optional(to) : std::nullopt, change.reason, change.probe());
-  change.show(record, read_zoo(change.zoo).active);
+  change.show(record, record ? record->to : read_zoo(change.zoo).active);
   return 0;
 }
 

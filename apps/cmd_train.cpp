@@ -82,16 +82,14 @@ TrainingData load_data(const TrainOptions& options, const Session& session) {
     return data;
   }
   request.class_names = data.train.class_names;
-  request.split = "val";
-  try {
-    data.validation = load_dataset(request);
-  } catch (const Error& error) {
-    if (error.code() != ErrorCode::kMismatch) throw;
-    warn(fmt::format("no validation: {}", error.what()));
-  }
-  const std::int64_t most = session.config().training.max_eval_samples;
-  if (most > 0 && std::ssize(data.validation.samples) > most) {
-    data.validation.samples.resize(static_cast<std::size_t>(most));
+  request.split = "all";
+  request.limit = 0;
+  data.validation = load_dataset(request);
+  std::vector<Sample>& samples = data.validation.samples;
+  std::erase_if(samples, [](const Sample& sample) { return sample.split != "val"; });
+  if (samples.empty()) warn("the data has no validation split: the last step's weights are kept");
+  for (const std::int64_t most : {options.limit, session.config().training.max_eval_samples}) {
+    if (most > 0 && std::ssize(samples) > most) samples.resize(static_cast<std::size_t>(most));
   }
   return data;
 }
@@ -134,7 +132,13 @@ TrainingMode mode_of(const Config& config, const TrainingData& data, const Head&
 }
 
 /// Settings that this machine or program can't follow are told, or refused.
-TrainingConfig settled(TrainingConfig training) {
+TrainingConfig settled(const Config& config) {
+  TrainingConfig training = config.training;
+  if (const at::Device device = resolve_device(config.model.device); !device.is_cpu()) {
+    throw Error(
+        ErrorCode::kUnsupported,
+        fmt::format("model.device is {}: training runs on the processor only; set model.device=cpu", device.str()));
+  }
   if (training.fp16) {
     throw Error(ErrorCode::kUnsupported, "training.fp16 would need loss scaling, which isn't there; use training.bf16");
   }
@@ -226,14 +230,14 @@ class Run {
   Run(const Session& session, const TrainOptions& options)
       : session_(session),
         options_(options),
-        training_(settled(session.config().training)),
+        training_(settled(session.config())),
         data_(load_data(options, session)),
         classification_(classification_of(training_, data_.train)),
         model_config_(model_config(session, data_)),
         head_(make_head(session.create({.plan_only = true})->info(), model_config_)),
         mode_(mode_of(session.config(), data_, head_)) {
     model_config_.freeze_language_model = !mode_.language;
-    if (training_.batch_size == 1 && model_config_.classifier.batch_norm) {
+    if (training_.batch_size == 1 && has_batch_norm()) {
       throw Error(ErrorCode::kConfig,
                   "model.classifier.batch_norm needs batches of at least two; raise "
                   "training.batch_size, or set model.classifier.batch_norm=false");
@@ -249,6 +253,10 @@ class Run {
   }
 
  private:
+  bool has_batch_norm() const {
+    return std::ranges::any_of(head_.tensors(), [](const NamedTensor& named) { return !named.trainable; });
+  }
+
   const Model& model() {
     if (!model_) {
       CreateOptions wanted;
@@ -306,8 +314,7 @@ class Run {
   /// `rows`: which sample of the validation set each row of `validation` is; empty: all in order.
   int train(const RunFolder& folder, Objective& objective, const BatchSource& source, const BatchSource& validation,
             const std::vector<std::int64_t>& labels, const std::vector<std::int64_t>& rows) {
-    Trainer trainer(training_, objective, folder, source, validation, labels, head_.num_classes(),
-                    head_.config().classifier.batch_norm && head_.config().classifier.type == "mlp");
+    Trainer trainer(training_, objective, folder, source, validation, labels, head_.num_classes(), has_batch_norm());
     if (options_.resume && folder.has_checkpoint()) {
       trainer.resume();
       info(fmt::format("resumed at step {}", trainer.state().step));

@@ -6,10 +6,10 @@
 
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <numeric>
 #include <string>
 
+#include "clock.hpp"
 #include "parallel.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
@@ -17,10 +17,6 @@
 
 namespace vlmzoo::app {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 /// Devices other than the processor compute behind our back.
 void wait_for(const at::Tensor& tensor) {

@@ -1,14 +1,10 @@
-#include <ATen/TensorOperators.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/full.h>
-#include <ATen/ops/tensor.h>
 #include <fmt/format.h>
 
 #include <cmath>
 
 #include "compare/verification.hpp"
-#include "vlmzoo/error.hpp"
-#include "vlmzoo/image.hpp"
+#include "training/batches.hpp"
+#include "training/objective.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
@@ -17,7 +13,6 @@
 namespace vlmzoo::app {
 namespace {
 
-constexpr std::int64_t kAnswerTokens = 3;  // of the prompt's end, as targets of the language loss
 constexpr double kLearningRate = 1e-5;
 
 /// Bytes of one step, estimated before anything is loaded.
@@ -41,63 +36,51 @@ Need need_of(const Session& session, const Model& plan) {
           4 * plan.info().working_memory};
 }
 
-/// The loss of the classes of two pictures, and of the last tokens of a prompt about the first.
-at::Tensor loss_of(const Model& model, Head& head, const std::vector<Request>& requests, const at::Tensor& labels,
-                   bool multimodal) {
-  std::vector<Image> pictures;
-  for (const Request& request : requests) pictures.push_back(request.images.front());
-  const at::Tensor loss =
-      classification_loss(train_head(model, head, head_inputs(model, head, pictures)).logits, labels);
-  if (!multimodal) return loss;
-  const ModelInputs inputs = model.preprocess({requests.data(), 1});
-  const std::int64_t length = inputs.input_ids.size(1);
-  at::Tensor targets = at::full({1, length}, -100, at::kLong);
-  targets.narrow(1, length - 1 - kAnswerTokens, kAnswerTokens)
-      .copy_(inputs.input_ids.narrow(1, length - kAnswerTokens, kAnswerTokens));
-  const ImageFeatures features = model.encode_images(inputs);
-  const auto cache = model.new_cache(1, length);
-  const TextOutput output = model.forward(inputs, &features, *cache);
-  return loss + language_loss(output.last_hidden_state, targets.to(output.last_hidden_state.device()),
-                              [&](const at::Tensor& hidden) { return model.lm_head(hidden); });
+/// Two samples with something to say: the name of the class where the data has no answer.
+Dataset two_of(const Dataset& data) {
+  Dataset two;
+  two.class_names = data.class_names;
+  for (std::size_t i = 0; i < 2; ++i) {
+    Sample sample = data.samples[i % data.samples.size()];
+    if (sample.answer.empty()) sample.answer = data.class_names[static_cast<std::size_t>(sample.label)];
+    two.samples.push_back(std::move(sample));
+  }
+  return two;
 }
 
+/// A step as `train` takes it.
 Check step(const Session& session, const Dataset& data, const VerifyOptions& options, const Need& need) {
   const ModelConfig& config = session.config().model;
+  const TrainingConfig& training = session.config().training;
   const std::uint64_t before = resident_memory();
   const auto model =
       session.create({.trainable = true, .roles = config.multimodal ? RoleSet::all() : head_roles(config)});
   Head head = make_head(model->info(), config);
-  const bool multimodal = config.multimodal && model->tokenizer() != nullptr;
-  std::vector<Request> requests;
-  std::vector<std::int64_t> labels;
-  for (std::size_t i = 0; i < 2; ++i) {
-    const Sample& sample = data.samples[i % data.samples.size()];
-    const std::string& asked = sample.question.empty() ? options.question : sample.question;
-    requests.push_back({asked.empty() ? session.config().training.prompt : asked, {load_image(sample.image)}});
-    labels.push_back(sample.label);
-  }
-  std::vector<TrainedTensor> tensors = trained_tensors(*model);
-  const std::size_t of_model = tensors.size();
-  for (TrainedTensor& tensor : trained_tensors(head)) tensors.push_back({"head." + tensor.name, tensor.value, {}});
+  BatchPlan plan;
+  plan.text = plan.answers = config.multimodal && model->tokenizer() != nullptr;
+  plan.prompt = options.question.empty() ? training.prompt : options.question;
+  plan.max_length = training.max_length;
+  plan.head = &head;
+  const Dataset two = two_of(data);
+  const BatchMaker maker(*model, two, plan);
+  TrainingConfig plain;
+  plain.memory_efficient = training.memory_efficient;
+  Objective objective(model.get(), head, plain, {});
+  Optimizer optimizer({.weight_decay = 0}, objective.trained());
   std::int64_t parameters = 0;
-  for (const TrainedTensor& tensor : tensors) parameters += tensor.value.numel();
-  Optimizer optimizer({.weight_decay = 0}, std::move(tensors));
+  for (const TrainedTensor& tensor : optimizer.tensors()) parameters += tensor.value.numel();
   check_interrupt();
-  const at::Tensor loss =
-      loss_of(*model, head, requests, at::tensor(labels).to(head.tensors().front().tensor.device()), multimodal);
-  loss.backward();
+  constexpr std::int64_t kBoth[] = {0, 1};
+  const double loss = objective.backward(maker.make(kBoth, 0), maker.totals(kBoth, {}), /*language=*/true).total;
   const double norm = clip_gradients(optimizer.tensors(), 1);
-  const bool finite = std::isfinite(loss.item<double>()) && std::isfinite(norm);
+  const bool finite = std::isfinite(loss) && std::isfinite(norm);
   if (finite) optimizer.step(kLearningRate);
-  const auto grown = static_cast<double>(resident_memory()) - static_cast<double>(before);
-  return {
-      "", finite && norm > 0 ? CheckStatus::kPass : CheckStatus::kFail,
-      fmt::format("AdamW step on 2 pictures{}: loss {:.4g}, gradient norm {:.4g} over {} parameters in {} tensors of "
-                  "the model and {} of the head; {} more in memory (estimated {}, {} were free)",
-                  multimodal ? " and a prompt" : "", loss.item<double>(), norm, parameters, of_model,
-                  optimizer.tensors().size() - of_model, format_bytes(static_cast<std::uint64_t>(std::max(0.0, grown))),
-                  format_bytes(need.total()),
-                  format_bytes(available_memory() + static_cast<std::uint64_t>(std::max(0.0, grown))))};
+  const std::uint64_t after = resident_memory(), grown = after > before ? after - before : 0;
+  return {"", finite && norm > 0 ? CheckStatus::kPass : CheckStatus::kFail,
+          fmt::format("AdamW step on 2 pictures{}: loss {:.4g}, gradient norm {:.4g} over {} parameters in {} tensors "
+                      "of model and head; {} more in memory (estimated {}, {} were free)",
+                      plan.text ? " and their answers" : "", loss, norm, parameters, optimizer.tensors().size(),
+                      format_bytes(grown), format_bytes(need.total()), format_bytes(available_memory() + grown))};
 }
 
 }  // namespace

@@ -41,7 +41,7 @@ void hatch(cv::Mat& tile, const cv::Mat& valid) {
 
 /// Side of a tile on the page.
 int drawn_side(const PictureView& view) {
-  const int side = view.tiles.front().pixels.rows, most = kMostSide / std::max({view.columns, view.rows, 1});
+  const int side = view.side, most = kMostSide / std::max({view.columns, view.rows, 1});
   if (side > most) return most;
   return side * std::max(1, std::min(most, kSmallTile) / side);
 }

@@ -221,6 +221,7 @@ PictureView view_picture(const Model& model, const Image& image, const std::stri
                    places = tiles_of(model, coordinates(image.width, image.height));
   const PixelDecoder decoder(model, seen.size(-1));
   PictureView view;
+  view.side = static_cast<int>(seen.size(-1));
   for (std::int64_t i = 0; i < seen.size(0); ++i) {
     TileView tile;
     tile.valid = valid_part(decoder.decode(white[i]));

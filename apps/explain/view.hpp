@@ -39,6 +39,7 @@ struct TokenBudget {
 struct PictureView {
   std::vector<TileView> tiles;      ///< those with something of the picture in them, in the adapter's order
   std::int64_t empty_tiles = 0;     ///< that the adapter adds beside
+  int side = 0;                     ///< S, of each tile
   int columns = 0, rows = 0;        ///< grid of the tiles that are no overview
   double padding = 0;               ///< share of their pixels
   double cut_off = 0;               ///< share of the picture that no tile shows

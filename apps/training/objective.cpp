@@ -40,9 +40,7 @@ Objective::Objective(const Model* model, Head& head, const TrainingConfig& train
       trained_.push_back(std::move(tensor));
     }
   };
-  if (model != nullptr) {
-    take("model.", trained_tensors(*model));
-  }
+  if (model != nullptr) take("model.", trained_tensors(*model));
   take("head.", trained_tensors(head));
   if (model != nullptr && training.region_loss_weight > 0) {
     regions_.emplace(*model);

@@ -59,6 +59,7 @@ std::string text_of(const RunState& state) {
   const EarlyStopping& stopping = state.stopping;
   // Doubles as text that reads back as the same bits.
   return OrderedJson({{"step", state.step},
+                      {"evaluated_step", state.evaluated_step},
                       {"round", stopping.round},
                       {"best_round", stopping.best_round},
                       {"best", fmt::format("{}", stopping.best)},
@@ -73,6 +74,7 @@ RunState parse_state(const std::string& text, const std::string& where) {
   RunState state;
   constexpr std::int64_t kMost = std::int64_t{1} << 60;
   state.step = view.integer("step", 0, kMost);
+  state.evaluated_step = view.integer("evaluated_step", 0, kMost);
   state.stopping.round = view.integer("round", 0, kMost);
   state.stopping.best_round = view.integer("best_round", -1, kMost);
   state.stopping.best = std::stod(view.text("best"));
@@ -138,7 +140,9 @@ RunFolder RunFolder::open(const fs::path& path, const std::string& config, const
                             "({}), or begin a new run",
                             path.string(), fmt::join(differences, "\n  "), (path / kConfig).string()));
   }
-  return RunFolder(path, data);
+  const RunFolder folder(path, data);
+  if (!folder.has_checkpoint()) folder.cut_metrics(0);  // ended before its first checkpoint: begins at step 1 again
+  return folder;
 }
 
 bool RunFolder::has_checkpoint() const { return fs::exists(path_ / kCheckpoint); }

@@ -15,7 +15,8 @@ namespace vlmzoo::app {
 
 /// How far a run is, beside its tensors.
 struct RunState {
-  std::int64_t step = 0;  ///< optimizer steps taken
+  std::int64_t step = 0;            ///< optimizer steps taken
+  std::int64_t evaluated_step = 0;  ///< the last one behind which the model was evaluated
   EarlyStopping stopping;
   double best_loss = 0;  ///< of the round that is the best one
   bool done = false;     ///< the last step is taken, or early stopping ended it

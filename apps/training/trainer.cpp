@@ -5,11 +5,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <thread>
 #include <utility>
 
+#include "clock.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/log.hpp"
@@ -17,10 +17,6 @@
 
 namespace vlmzoo::app {
 namespace {
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 std::string duration(double seconds) {
   const auto whole = static_cast<std::int64_t>(std::max(0.0, seconds));
@@ -115,6 +111,7 @@ Trainer::Trainer(const TrainingConfig& training, Objective& objective, const Run
       validation_(validation),
       validation_labels_(std::move(validation_labels)),
       classes_(classes),
+      batch_norm_(batch_norm),
       plan_(train.samples, training, batch_norm),
       optimizer_(optimizer_config(training), objective.trained()) {
   if (training.ema_decay > 0) ema_.emplace(training.ema_decay, objective.state());
@@ -169,12 +166,17 @@ void Trainer::train_to_the_end() {
   const std::int64_t eval_every = training_.eval_steps > 0 ? training_.eval_steps : plan_.steps_per_epoch();
   const std::int64_t save_every = training_.save_steps > 0 ? training_.save_steps : plan_.steps_per_epoch();
   Window window;
-  while (state_.step < total && !state_.stopping.stop()) {
+  while (true) {
+    // First, so that a run which was stopped in the middle of an evaluation makes up for it.
+    const bool due = state_.step > 0 && (state_.step % eval_every == 0 || state_.step == total);
+    if (due && state_.evaluated_step < state_.step) {
+      evaluate();
+      state_.evaluated_step = state_.step;
+    }
+    if (state_.step == total || state_.stopping.stop()) break;
+    if (state_.step > 0 && (due || state_.step % save_every == 0)) save();
     take_step(window);
     if (state_.step % training_.logging_steps == 0 || state_.step == total) log(window);
-    const bool evaluated = state_.step % eval_every == 0 || state_.step == total;
-    if (evaluated) evaluate();
-    if (evaluated || state_.step % save_every == 0) save();
   }
   if (state_.stopping.stop()) {
     info(fmt::format("no improvement in {} evaluations: stopped early at step {}", state_.stopping.patience,
@@ -216,7 +218,8 @@ void Trainer::take_step(Window& window) {
     seed_dropout(training_.seed, state_.step);
     for (std::int64_t number = first; number < end; ++number) {
       const Batch batch = next_batch(window);
-      if (!batch.samples.empty()) loss += objective_.backward(batch, totals, language);
+      // Of samples that couldn't be read one may be left, which batch norm can't take.
+      if (std::ssize(batch.samples) > (batch_norm_ ? 1 : 0)) loss += objective_.backward(batch, totals, language);
     }
   } catch (...) {
     undo();

@@ -99,6 +99,7 @@ class Trainer {
   const BatchSource &train_, &validation_;
   std::vector<std::int64_t> validation_labels_;
   std::int64_t classes_;
+  bool batch_norm_;
   StepPlan plan_;
   Optimizer optimizer_;
   std::optional<Ema> ema_;

@@ -6,10 +6,10 @@
 #include <ATen/ops/max.h>
 #include <fmt/format.h>
 
-#include <chrono>
 #include <tuple>
 
 #include "cache.hpp"
+#include "clock.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/generation.hpp"
 #include "vlmzoo/heads.hpp"
@@ -19,10 +19,6 @@ namespace vlmzoo::app {
 namespace {
 
 constexpr std::int64_t kAnswerTokens = 4;
-
-using Clock = std::chrono::steady_clock;
-
-double seconds_since(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
 
 void require_finite(const at::Tensor& values, const char* what, const Session& session) {
   if (at::isfinite(values).all().item<bool>()) return;

@@ -144,9 +144,10 @@ std::optional<Record> set_active(const fs::path& file, const Change& change, con
     history_file.append(history, record);
     return record;
   }
-  // Written before it is recorded, so that a full disk ends this without a record.
+  // On the disk before it is recorded, so that a full one ends this without a record.
   AtomicFile replacement(real);
   replacement.write(changed);
+  replacement.flush();
   if (after) after(ChangeStep::kPrepared);
   history_file.append(history, record);
   if (after) after(ChangeStep::kRecorded);

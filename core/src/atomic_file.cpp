@@ -106,9 +106,17 @@ void AtomicFile::write(std::span<const std::byte> bytes) {
 
 void AtomicFile::write(std::string_view text) { write(std::as_bytes(std::span(text))); }
 
-void AtomicFile::commit() {
+void AtomicFile::flush() {
   check_open(descriptor_, path_);
-  int error = ::fsync(descriptor_) == 0 || errno == EINVAL ? 0 : errno;
+  if (::fsync(descriptor_) == 0 || errno == EINVAL) return;
+  const int error = errno;
+  discard(descriptor_, temporary_);
+  fail(path_, "cannot write: " + reason(error));
+}
+
+void AtomicFile::commit() {
+  flush();
+  int error = 0;
   // close() reports what a network file system kept for last; the descriptor is gone either way.
   if (::close(std::exchange(descriptor_, -1)) != 0 && errno != EINTR && error == 0) error = errno;
   if (error == 0 && ::rename(temporary_.c_str(), path_.c_str()) != 0) error = errno;

@@ -11,6 +11,7 @@
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/safetensors.hpp"
+#include "vlmzoo/tensor_types.hpp"
 #include "vlmzoo/training.hpp"
 
 namespace vlmzoo {
@@ -224,19 +225,17 @@ HeadConfig reconcile(HeadConfig file, const ModelInfo& info, const ModelConfig& 
   return file;
 }
 
-at::ScalarType scalar_type(DType dtype, const TensorEntry& entry, bool counter, const std::string& where) {
-  if (counter && dtype == DType::kI64) return at::kLong;
-  if (!counter && dtype == DType::kF32) return at::kFloat;
-  if (!counter && dtype == DType::kF16) return at::kHalf;
-  if (!counter && dtype == DType::kBF16) return at::kBFloat16;
+at::ScalarType type_of(const TensorEntry& entry, bool counter, const std::string& where) {
+  const at::ScalarType type = scalar_type(entry.dtype);
+  if (counter ? type == at::kLong : c10::isFloatingType(type) && type != at::kDouble) return type;
   throw Error(ErrorCode::kMismatch, fmt::format("{}: {} has the type {}; expected {}", where, entry.name,
-                                                name_of(dtype), counter ? "I64" : "F32, F16 or BF16"));
+                                                name_of(entry.dtype), counter ? "I64" : "F32, F16 or BF16"));
 }
 
 at::Tensor read_tensor(const SafetensorsFile& file, const TensorSpec& spec, const std::string& where) {
   const TensorEntry& entry = *file.find(spec.name);
   const bool counter = spec.fill == TensorSpec::Fill::kCounter;
-  at::Tensor tensor = at::empty(spec.shape, scalar_type(entry.dtype, entry, counter, where));
+  at::Tensor tensor = at::empty(spec.shape, type_of(entry, counter, where));
   file.read(entry, 0, {static_cast<std::byte*>(tensor.mutable_data_ptr()), tensor.nbytes()});
   return counter ? tensor : tensor.to(at::kFloat);
 }

@@ -19,14 +19,15 @@ std::int64_t aspect_ratio_id(const Grid& grid, std::int64_t max_tiles) {
   return 1 + (std::find(grids.begin(), grids.end(), grid) - grids.begin());
 }
 
-/// Of one picture: its features, what the text model looks at, and the widest intermediate result, in fp32.
-std::uint64_t working_memory(const LlamaVisionConfig& config) {
+/// Of one picture: its features, the widest intermediate result and, with `text`, what the text model looks at; in
+/// fp32.
+std::uint64_t working_memory(const LlamaVisionConfig& config, bool text) {
   const VisionConfig& vision = config.vision;
-  const DecoderConfig& text = config.text;
-  const std::int64_t tokens = vision.max_tiles * (vision.tokens() + 7) / 8 * 8;
+  const DecoderConfig& decoder = config.text;
+  const std::int64_t tokens = vision.max_tiles * ((vision.tokens() + 7) / 8 * 8);
   const auto crossing = static_cast<std::int64_t>(config.cross_attention_layers.size());
-  const std::int64_t width = vision.output_size() + text.hidden_size + 2 * crossing * text.kv_heads * text.head_dim +
-                             2 * vision.intermediate_size;
+  const std::int64_t seen = decoder.hidden_size + 2 * crossing * decoder.kv_heads * decoder.head_dim;
+  const std::int64_t width = vision.output_size() + 2 * vision.intermediate_size + (text ? seen : 0);
   return static_cast<std::uint64_t>(tokens * width) * sizeof(float) + 100'000'000;
 }
 
@@ -95,7 +96,7 @@ void LlamaVision::describe(const ModelFolder& folder) {
   info_.image_size = vision.image_size;
   info_.max_tiles = config_.image.max_tiles;
   info_.tokens_per_tile = vision.tokens();
-  info_.working_memory = working_memory(config_);
+  info_.working_memory = working_memory(config_, /*text=*/tokenizer_ != nullptr);
   info_.stop_ids = folder.stop_ids();
   if (info_.stop_ids.empty() && tokenizer_) info_.stop_ids = default_stop_ids(*tokenizer_);
   info_.facts = {

@@ -1,8 +1,5 @@
-#include <doctest/doctest.h>
 #include <fmt/format.h>
-#include <sys/wait.h>
 
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <opencv2/imgcodecs.hpp>
@@ -11,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "support.hpp"
+#include "program.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/safetensors.hpp"
@@ -24,35 +21,11 @@ namespace fs = std::filesystem;
 
 const fs::path kData = fs::path(VLMZOO_TEST_DATA) / "data";
 
-struct Result {
-  int code = -1;
-  std::string out, err;
-};
-
-std::string quote(const std::string& word) {
-  std::string result = "'";
-  for (const char c : word) result += c == '\'' ? std::string("'\\''") : std::string(1, c);
-  return result + "'";
-}
-
 /// Runs a command of the shell in the zoo's folder, with `vlmzoo` on the path.
-Result shell(const fs::path& folder, const std::string& command) {
-  const TemporaryFolder own;
-  const std::string script =
-      fmt::format("cd {} && export OMP_NUM_THREADS=1 PATH={}:\"$PATH\" && {{ {}\n}} 2>{} </dev/null", quote(folder),
-                  quote(fs::path(VLMZOO_PROGRAM).parent_path()), command, quote(own / "err"));
-  std::FILE* pipe = ::popen(script.c_str(), "r");
-  REQUIRE(pipe != nullptr);
-  Result result;
-  char buffer[4096];
-  for (std::size_t got = 0; (got = std::fread(buffer, 1, sizeof(buffer), pipe)) > 0;) result.out.append(buffer, got);
-  const int status = ::pclose(pipe);
-  result.code = WIFEXITED(status) ? WEXITSTATUS(status) : 1000 + WTERMSIG(status);
-  result.err = read_file(own / "err");
-  return result;
+Result shell_in(const fs::path& folder, const std::string& command) {
+  return shell(fmt::format("cd {} && export OMP_NUM_THREADS=1 PATH={}:\"$PATH\" && {{ {}\n}}", quote(folder.string()),
+                           quote(fs::path(VLMZOO_PROGRAM).parent_path().string()), command));
 }
-
-bool contains(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
 
 std::set<std::string> keys(const Json& object) {
   std::set<std::string> result;
@@ -90,7 +63,7 @@ struct Demo {
         "active: internvl  # for now\nmodels:\n  internvl: internvl.yaml\n  llama_vision: llama_vision.yaml\n" + more);
   }
 
-  Result run(const std::string& command) const { return shell(folder.path(), command); }
+  Result run(const std::string& command) const { return shell_in(folder.path(), command); }
   Json json(const std::string& command) const {
     const Result result = run(command);
     INFO(command);

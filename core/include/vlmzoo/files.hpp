@@ -26,6 +26,8 @@ class VLMZOO_API AtomicFile {
 
   void write(std::span<const std::byte> bytes);
   void write(std::string_view text);
+  /// What was written is on the disk, still under the temporary name: what a full disk or a quota says, it says here.
+  void flush();
   void commit();
 
  private:

@@ -90,8 +90,10 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
       if (const auto packer = weight.is_cpu() ? make_packer(precision, weight.size(1), weight.size(0)) : nullptr) {
         if (packer->add(0, weight.to(at::kFloat).contiguous())) return Linear(packer->finish(bias_as(at::kFloat)));
       } else if (precision == Precision::kInt8) {
-        throw Error(ErrorCode::kUnsupported,
-                    "precision int8 needs an x86-64 processor with AVX2; use fp32, bf16 or fp16 here");
+        throw Error(
+            ErrorCode::kUnsupported,
+            "precision int8 needs an x86-64 processor with AVX2, and matrices below 2^31 elements; use fp32, bf16 or "
+            "fp16 here");
       }
       return plain(weight.to(at::kFloat), bias_as(at::kFloat));
     default:

@@ -29,7 +29,9 @@ using PackedMatrix = fbgemm::PackBMatrix<std::int8_t, std::int32_t>;
 constexpr std::int64_t kInterleave = 4;    // inputs that lie side by side in the packed form
 constexpr float kOutlier = 6.0F;           // LLM.int8's threshold, for rows of mean magnitude <= 1
 constexpr std::int64_t kElements = 65536;  // work that is worth a thread
-constexpr std::int64_t kFewRows = 8;       // of which a second set of bytes costs little: memory is the limit
+/// Up to so many rows get a second set of bytes: an answer is the same alone and in a batch of 8. Nearly free for one
+/// row, where reading the weights takes the time; twice the product from 4 on.
+constexpr std::int64_t kFewRows = 8;
 
 /// Without VNNI, FBGEMM sums the products of two neighbours in saturating 16 bits.
 bool saturates() {

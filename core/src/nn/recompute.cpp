@@ -48,18 +48,18 @@ RecomputeScope::~RecomputeScope() { wanted = before_; }
 bool recompute_wanted() { return wanted && c10::GradMode::is_enabled(); }
 
 at::Tensor recomputed(const std::function<at::Tensor(const at::Tensor&)>& work, const at::Tensor& x) {
-  if (!recompute_wanted()) return work(x);
-  // What comes first has no graph, but the layer's own weights may be trained.
-  const at::Tensor input = x.requires_grad() ? x : x.detach().requires_grad_(true);
+  // Without a graph before it a frozen layer keeps nothing anyway, and no gradient has to come back to x. What is
+  // trained begins with tensors of its own role (embeddings, class token), so its layers do have one.
+  if (!recompute_wanted() || !x.requires_grad()) return work(x);
   const auto node = c10::make_intrusive<RecomputeBackward>(AutocastScope::State::of(x.device().type()));
-  node->set_next_edges(torch::autograd::collect_next_edges(input));
+  node->set_next_edges(torch::autograd::collect_next_edges(x));
   node->work = work;
-  node->input = input.detach();
+  node->input = x.detach();
   at::Tensor y;
   {
     const at::NoGradGuard no_graph;
     const RecomputeScope once(false);
-    y = work(input).detach();
+    y = work(x).detach();
   }
   torch::autograd::set_history(y, node);
   return y;

@@ -18,6 +18,8 @@
 #include "training/objective.hpp"
 #include "training/region_targets.hpp"
 #include "training/trainer.hpp"
+#include "vlmzoo/nn/recompute.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace fs = std::filesystem;
 using namespace vlmzoo;
@@ -128,6 +130,32 @@ TEST_CASE("activation checkpointing gives the same gradients") {
     const auto kept = gradients(*model, head, {}, maker, {{0, 1, 2}});
     const auto again = gradients(*model, head, saving, maker, {{0, 1, 2}});
     CHECK(largest_difference(kept, again) < 1e-4);  // a layer's gradients are summed in another order
+  }
+}
+
+TEST_CASE("activation checkpointing leaves a frozen, packed vision tower out of the backward pass") {
+  if (!cpu_features().fbgemm()) {
+    MESSAGE("skipped: this processor has no AVX2");
+    return;
+  }
+  for (const std::string& name : kModels) {
+    CAPTURE(name);
+    ModelConfig config = trainable_config(name);
+    config.freeze_vision_encoder = true;
+    config.precision.vision = Precision::kInt8;
+    const auto model = trainable_model(config);
+    const Head head = make_head(model->info(), config);
+    const Dataset data = dataset();
+    const BatchMaker maker(*model, data, text_plan());
+    TrainingConfig saving;
+    saving.memory_efficient = true;
+    const auto kept = gradients(*model, head, {}, maker, {{0, 1}});
+    const auto again = gradients(*model, head, saving, maker, {{0, 1}});
+    CHECK(kept.size() > 20);
+    CHECK(largest_difference(kept, again) < 1e-4);
+    const RecomputeScope recompute(true);
+    const std::vector<std::int64_t> one = {0};
+    CHECK(!model->encode_images(maker.make(one, 0).inputs).last_hidden_state.requires_grad());
   }
 }
 

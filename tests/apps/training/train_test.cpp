@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <chrono>
+#include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -185,6 +186,60 @@ TEST_CASE("model and head are trained together, and the result is a checkpoint l
   }
 }
 
+TEST_CASE("autocast to bf16 and activation checkpointing train too, or say that this processor computes in fp32") {
+  const Material& made = material();
+  for (const std::string type : {"internvl", "llama-vision"}) {
+    CAPTURE(type);
+    const Result trained = vlmzoo(made.jointly(
+        type, "bf16_" + type,
+        {"--set", "training.bf16=true", "--set", "training.memory_efficient=true", "--set", "training.epochs=1"}));
+    CAPTURE(trained.err);
+    CHECK(trained.code == 0);
+    for (const Json& line : metrics(made.folder / ("bf16_" + type))) {
+      if (line.contains("loss")) CHECK(std::isfinite(line.at("loss").get<double>()));
+    }
+  }
+}
+
+TEST_CASE("data without a validation split is trained on, and a wrong label in that split is an error") {
+  const Material& made = material();
+  const fs::path data = made.folder / "without_val";
+  fs::copy(made.folder / "data", data, fs::copy_options::recursive);
+  std::string table = read_file(data / "labels.csv"), kept, wrong;
+  std::istringstream lines(table);
+  for (std::string line; std::getline(lines, line);) {
+    const bool val = line.ends_with(",val");
+    if (!val) kept += line + "\n";
+    wrong += (val ? line.substr(0, line.find(',')) + ",ten,10,,val" : line) + "\n";
+  }
+  std::vector<std::string> arguments = made.train(
+      "internvl", "without",
+      {"--set", "model.freeze_language_model=true", "--set", "model.id2label={0: none, 1: one, 2: several}"});
+  arguments[4] = data.string();
+  write_file(data / "labels.csv", kept);
+  const Result trained = vlmzoo(arguments);
+  CAPTURE(trained.err);
+  CHECK(trained.code == 0);
+  CHECK(contains(trained.err, "no validation split"));
+  write_file(data / "labels.csv", wrong);
+  arguments.emplace_back("--force");
+  const Result refused = vlmzoo(arguments);
+  CAPTURE(refused.err);
+  CHECK(refused.code == 1);
+  CHECK(contains(refused.err, "ten"));
+}
+
+/// Each step was logged once, in order.
+void check_steps(const fs::path& run) {
+  std::int64_t last = 0;
+  for (const Json& line : metrics(run)) {
+    if (!line.contains("loss")) continue;
+    CHECK(line.at("step").get<std::int64_t>() == last + 1);
+    last = line.at("step").get<std::int64_t>();
+  }
+  CHECK(last > 0);
+}
+
 TEST_CASE("a run that is killed at any moment goes on to the same bits as one that isn't") {
   const Material& made = material();
   const char* asked = std::getenv("VLMZOO_TEST_KILLS");
@@ -218,14 +273,15 @@ TEST_CASE("a run that is killed at any moment goes on to the same bits as one th
     CHECK(code == 0);
     CHECK(tensors_of(run / "head.safetensors") == head);
     CHECK(tensors_of(run / "model" / "model.safetensors") == model);
-    std::int64_t last = 0;
-    for (const Json& line : metrics(run)) {  // each step once, in order
-      if (!line.contains("loss")) continue;
-      CHECK(line.at("step").get<std::int64_t>() == last + 1);
-      last = line.at("step").get<std::int64_t>();
-    }
+    check_steps(run);
     fs::remove_all(run);
   }
+  // Killed after its first steps but before its first checkpoint: what they logged is logged again.
+  const fs::path run = made.folder / "unbroken";
+  fs::remove(run / "checkpoint.safetensors");
+  REQUIRE(vlmzoo(made.jointly("internvl", "unbroken", {"--resume"})).code == 0);
+  CHECK(tensors_of(run / "head.safetensors") == head);
+  check_steps(run);
 }
 
 TEST_CASE("SIGTERM saves and stops, and the run goes on to the same bits") {
