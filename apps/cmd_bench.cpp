@@ -31,7 +31,7 @@ struct BenchReport {
   std::uint64_t peak_memory = 0, weight_bytes = 0, decode_bytes = 0;
   RolePrecision precision;
 
-  /// How much of the memory bandwidth measured right after it decoding made use of.
+  /// How much of the memory bandwidth measured around it decoding made use of.
   Series bandwidth_share() const {
     Series result;
     for (std::size_t i = 0; i < speed.bandwidth.values.size(); ++i) {

@@ -111,6 +111,7 @@ Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t 
     speed.prefill_tok_per_s.values.push_back(static_cast<double>(prompt.tokens) / speed.prefill_s.values.back());
 
     ModelInputs step;
+    const double before = memory != nullptr ? memory->bandwidth() : 0;
     start = Clock::now();
     for (std::int64_t i = 0; i < new_tokens; ++i) {
       check_interrupt();
@@ -119,7 +120,7 @@ Speed measure_speed(const Model& model, const BenchPrompt& prompt, std::int64_t 
     }
     wait_for(output.logits);
     speed.decode_tok_per_s.values.push_back(static_cast<double>(new_tokens) / seconds_since(start));
-    if (memory != nullptr) speed.bandwidth.values.push_back(memory->bandwidth());
+    if (memory != nullptr) speed.bandwidth.values.push_back((before + memory->bandwidth()) / 2);
   }
   return speed;
 }
@@ -148,7 +149,7 @@ MemoryReader::MemoryReader() {
 }
 
 double MemoryReader::bandwidth() const {
-  constexpr int kRounds = 8;
+  constexpr int kRounds = 4;
   const int threads = at::get_num_threads();
   const std::size_t share = buffer_.size() / static_cast<std::size_t>(threads);
   std::atomic<std::uint64_t> total{0};  // used, so that the reads can't be left out

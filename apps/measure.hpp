@@ -29,7 +29,7 @@ BenchPrompt make_bench_prompt(const Model& model, std::int64_t tokens, std::int6
 
 struct Speed {
   Series vision_ms_per_tile, prefill_s, prefill_tok_per_s, decode_tok_per_s;
-  Series bandwidth;  ///< bytes per second, read right after each decode: it swings on shared machines
+  Series bandwidth;  ///< bytes per second, the mean of one reading before and one after each decode: it swings
 };
 
 /// Reads a buffer much larger than the caches with all threads.
