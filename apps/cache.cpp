@@ -92,24 +92,27 @@ class FileLock {
   int descriptor_;
 };
 
-/// Size and time of the file behind a path, links followed.
 /// What overrides FBGEMM's choice by processor.
 std::string forced_kernels() {
   const char* kernels = std::getenv("FBGEMM_ENABLE_INSTRUCTIONS");
   return kernels == nullptr ? "" : std::string(" kernels ") + kernels;
 }
 
+/// Size and time of the file behind a path, links followed.
 std::string stamp(const fs::path& file) {
   struct stat status {};
   if (::stat(file.c_str(), &status) != 0) return "absent";
   return fmt::format("{} bytes {}.{:09}", status.st_size, status.st_mtim.tv_sec, status.st_mtim.tv_nsec);
 }
 
-/// Every JSON file of a checkpoint's folder is read by someone: config, preprocessor, tokenizer, generation, templates.
-std::string json_files(const fs::path& folder) {
+/// Every small file of a checkpoint's folder is read by someone: config, preprocessor, tokenizer (merges.txt too),
+/// generation, templates (chat_template.jinja too).
+std::string small_files(const fs::path& folder) {
   std::vector<fs::path> files;
   for (const auto& entry : fs::directory_iterator(folder)) {
-    if (entry.path().extension() == ".json" && entry.is_regular_file()) files.push_back(entry.path());
+    const std::string kind = entry.path().extension().string();
+    const bool read = kind == ".json" || kind == ".jinja" || kind == ".txt";
+    if (read && entry.is_regular_file()) files.push_back(entry.path());
   }
   std::sort(files.begin(), files.end());
   std::string result;
@@ -153,7 +156,7 @@ std::string model_fingerprint(const Session& session) {
       "program {} {}\nplugin {} {} {}\ntype {}\nprecision {} on {} {}\npipeline {} tiles {} prompt {}\n{}{}",
       VLMZOO_VERSION, VLMZOO_BUILD_IDENTITY, plugin.name, plugin.version, stamp(plugin.file),
       plugin.model_types.front(), to_json(session.precision()).dump(), device, describe_cpu() + forced_kernels(),
-      model.image_pipeline, optional(model.max_tiles), optional(model.system_prompt), json_files(folder),
+      model.image_pipeline, optional(model.max_tiles), optional(model.system_prompt), small_files(folder),
       model.pretrained ? weight_files(folder) : fmt::format("random weights, seed {}", model.seed));
   return sha256(std::as_bytes(std::span(text)));
 }

@@ -1,7 +1,9 @@
 #include <ATen/Parallel.h>
 #include <fmt/chrono.h>
+
 #include <fmt/format.h>
 #include <torch/version.h>
+#include <algorithm>
 
 #include <ctime>
 #include <filesystem>
@@ -146,6 +148,11 @@ int run_compare(Arguments arguments) {
   const Session baseline(given.host, files.first, given.pair.settings);
   const Session candidate(given.host, files.second, given.pair.settings);
   const PairedData data = load_paired(request, baseline, candidate);
+  const auto unanswered = [](const Sample& sample) { return sample.answer.empty(); };
+  if (given.predict.answers && std::ranges::all_of(data.baseline.samples, unanswered)) {
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("{} expects no answers, so --answers has nothing to compare", request.path.string()));
+  }
   // Opened now: a place that can't be written to has to be told before the work, not after it.
   std::optional<OutputFolder> folder;
   if (!given.output.empty())

@@ -65,7 +65,7 @@ ModelRun run_model(const Session& session, const DataRequest& request, const Dat
   if (run.interrupted || validation.samples.empty()) return run;
   PredictOptions quick = options;
   quick.answers = false;
-  quick.what = "calibrating";
+  quick.what = kCalibrating;
   const ModelRun held_out = predict(session, validation, quick);
   run.interrupted = held_out.interrupted;
   if (!run.interrupted) calibrate(run, held_out);
@@ -142,10 +142,13 @@ int run_eval(Arguments arguments) {
   predict_options.skip_bad = data.skip_bad;
 
   const ModelRun run = run_model(session, request, dataset, predict_options);
-  if (run.interrupted && run.predictions.empty()) throw Error(ErrorCode::kInterrupted, "interrupted");
+  if (run.interrupted && run.errors() == std::ssize(run.predictions))
+    throw Error(ErrorCode::kInterrupted, "interrupted");
   const Evaluation evaluation = evaluate(run);
   const OrderedJson result = document(evaluation, request, dataset);
-  if (folder) {
+  if (folder && run.interrupted && force) {
+    warn(fmt::format("interrupted: {} was not replaced", folder->path().string()));
+  } else if (folder) {
     write_folder(*folder, result, evaluation, run, request);
     info(fmt::format("report: {}", (folder->path() / kReport).string()));
   }

@@ -5,23 +5,45 @@
 
 #include "commands.hpp"
 #include "compare/verification.hpp"
+#include "pictures.hpp"
 #include "vlmzoo/error.hpp"
+#include "vlmzoo/image.hpp"
+#include "vlmzoo/log.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
+
+/// The first samples whose pictures can be read; those that can't are told and left out where --skip-bad allows it.
+Dataset readable(const Dataset& data, std::int64_t count, bool skip_bad) {
+  Dataset result;
+  result.class_names = data.class_names;
+  for (const Sample& sample : data.samples) {
+    if (std::ssize(result.samples) == count) break;
+    try {
+      load_image(sample.image);
+      result.samples.push_back(sample);
+    } catch (const Error& error) {
+      if (!skip_bad || !is_fault_of_picture(error.code())) throw;
+      warn(error.what());
+    }
+  }
+  if (result.samples.empty()) throw Error(ErrorCode::kMismatch, "none of the pictures can be read");
+  return result;
+}
 
 Verification verify(const HostOptions& host, const PairOptions& pair, const Options& options,
                     const DataRequest& request, const VerifyOptions& verify_options, const CacheOptions& caches) {
   const auto [baseline_file, candidate_file] = pair.files(options);
   const Session baseline(host, baseline_file, pair.settings), candidate(host, candidate_file, pair.settings);
   const PairedData data = load_paired(request, baseline, candidate);
+  const Dataset first = readable(data.candidate, verify_options.pictures, verify_options.comparison.skip_bad);
   Verification result;
   result.baseline = baseline.config().model.pretrained_path;
   result.candidate = candidate.config().model.pretrained_path;
-  result.checks = check_candidate(candidate, data.candidate, verify_options);
+  result.checks = check_candidate(candidate, first, verify_options);
   release_freed_memory();
-  result.checks.push_back(check_training_step(candidate, data.candidate, verify_options));
+  result.checks.push_back(check_training_step(candidate, first, verify_options));
   release_freed_memory();
   for (Check& check : check_pair(baseline, candidate, data, verify_options, caches)) {
     result.checks.push_back(std::move(check));

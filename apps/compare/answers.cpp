@@ -3,11 +3,10 @@
 #include <utf8proc.h>
 
 #include <algorithm>
-#include <cstdlib>
 #include <map>
-#include <memory>
 #include <sstream>
 
+#include "evaluation/folded_text.hpp"
 #include "vlmzoo/error.hpp"
 
 namespace vlmzoo::app {
@@ -40,18 +39,6 @@ std::vector<std::string> words_of(const std::string& text) {
   std::vector<std::string> words;
   for (std::string word; stream >> word;) words.push_back(word);
   return words;
-}
-
-/// Folded and composed; `text` itself where it isn't UTF-8.
-std::string folded(std::string_view text) {
-  utf8proc_uint8_t* result = nullptr;
-  const auto options =
-      static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_CASEFOLD);
-  const utf8proc_ssize_t length = utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                                               static_cast<utf8proc_ssize_t>(text.size()), &result, options);
-  if (length < 0) return std::string(text);
-  const std::unique_ptr<utf8proc_uint8_t, void (*)(void*)> owner(result, std::free);
-  return {reinterpret_cast<const char*>(result), static_cast<std::size_t>(length)};
 }
 
 AnswerScores scores_of(const std::vector<ComparedAnswer>& items, std::string ComparedAnswer::*answer) {

@@ -12,6 +12,7 @@
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/generation.hpp"
 #include "vlmzoo/heads.hpp"
+#include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/run_head.hpp"
 #include "zoo/probe.hpp"
 #include "zoo/zoo.hpp"
@@ -103,6 +104,7 @@ Fingerprint fingerprint_of(const HostOptions& host, const fs::path& config, cons
   generation.temperature = 0;
   generation.max_new_tokens = kRollbackTokens;
   result.answer = generate(*model, model->preprocess({&request, 1}), generation).at(0).ids;
+  check_interrupt();
   return result;
 }
 

@@ -198,7 +198,9 @@ void add_warnings(Comparison& comparison) {
         n, n == 1 ? "" : "s", std::min(1.0, std::ldexp(2.0, -static_cast<int>(n))),
         50 * (comparison.decision.interval.high - comparison.decision.interval.low), kFewItems));
   }
-  if (n < fewest) {
+  if (fewest == kMostItems) {
+    comparison.warnings.push_back(fmt::format("At a margin of {} the verdict can't be `equivalent`.", margin));
+  } else if (n < fewest) {
     comparison.warnings.push_back(fmt::format(
         "With fewer than {} items the verdict can't be `equivalent` at a margin of {}, even if no item flips.", fewest,
         margin));

@@ -82,7 +82,21 @@ OrderedJson side_json(const Evaluation& side) {
 
 std::string markdown_cell(const std::string& text) {
   std::string result;
-  for (const char c : harmless(text)) result += c == '|' ? std::string("\\|") : std::string(1, c);
+  for (const char c : harmless(text)) {
+    switch (c) {
+      case '|':
+        result += "\\|";
+        break;
+      case '<':  // or else it would begin a tag, and vanish
+        result += "&lt;";
+        break;
+      case '&':
+        result += "&amp;";
+        break;
+      default:
+        result += c;
+    }
+  }
   return result;
 }
 
@@ -92,7 +106,7 @@ std::string flips_markdown(const Comparison& c, const char* who, const std::vect
   for (const std::size_t item : items) {
     const Prediction &one = c.baseline_run.predictions[item], &other = c.candidate_run.predictions[item];
     const auto name = [&](std::int64_t k) { return markdown_cell(c.class_names()[static_cast<std::size_t>(k)]); };
-    result += fmt::format("- `{}`: {}; baseline {}, candidate {}\n", markdown_cell(one.sample_id), name(one.label),
+    result += fmt::format("- {}: {}; baseline {}, candidate {}\n", markdown_cell(one.sample_id), name(one.label),
                           name(predicted_class(one)), name(predicted_class(other)));
   }
   return result + "\n</details>\n";

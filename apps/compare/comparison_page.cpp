@@ -35,8 +35,8 @@ report::Svg accuracy_chart(const Comparison& c) {
     if (counts.n() == 0) continue;
     const auto bar = [&](const char* who, std::int64_t right) {
       const double value = counts.share(right);
-      chart.bars.push_back(
-          {fmt::format("{}, {}", c.class_names()[k], who), value, exact_interval(right, counts.n()), ""});
+      chart.bars.push_back({fmt::format("{}, {}", c.class_names()[k], who), value,
+                            exact_interval(right, counts.n(), 1 - c.options.alpha), ""});
     };
     bar("baseline", counts.both + counts.baseline_only);
     bar("candidate", counts.both + counts.candidate_only);

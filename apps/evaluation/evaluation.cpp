@@ -7,6 +7,7 @@
 #include <map>
 #include <utility>
 
+#include "evaluation/folded_text.hpp"
 #include "vlmzoo/error.hpp"
 
 namespace vlmzoo::app {
@@ -36,13 +37,13 @@ Interval interval_of(const Predictions& logits, double (*metric)(const Confusion
   return bootstrap_interval(std::ssize(logits.labels), statistic, bootstrap);
 }
 
-/// In lower case, with single blanks and without a full stop at the end.
+/// Without case, with single blanks and without a full stop at the end.
 std::string normalized(const std::string& answer) {
   std::string result;
-  for (const char c : answer) {
+  for (const char c : folded(answer)) {
     const bool blank = c == ' ' || c == '\n' || c == '\t' || c == '\r';
     if (!blank) {
-      result += c >= 'A' && c <= 'Z' ? static_cast<char>(c - 'A' + 'a') : c;
+      result += c;
     } else if (!result.empty() && result.back() != ' ') {
       result += ' ';
     }
@@ -70,26 +71,9 @@ std::optional<AnswerEvaluation> evaluate_answers(const ModelRun& run, const Boot
   result.n = std::ssize(right);
   result.right = std::count(right.begin(), right.end(), 1);
   result.interval = accuracy_interval(right, bootstrap);
-  result.exact = exact_interval(result.right, result.n);
+  result.exact = exact_interval(result.right, result.n, bootstrap.level);
   result.latency = latency_summary(milliseconds);
   return result;
-}
-
-/// Letters, digits, '_' and the bytes of characters beyond ASCII belong to words.
-bool in_word(char c) {
-  return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '_' || static_cast<unsigned char>(c) >= 0x80;
-}
-
-/// Where `word` first stands in `text` with no letter on either side; npos when nowhere.
-std::size_t find_word(const std::string& text, const std::string& word) {
-  if (word.empty()) return std::string::npos;
-  for (std::size_t at = text.find(word); at != std::string::npos; at = text.find(word, at + 1)) {
-    const std::size_t end = at + word.size();
-    const bool starts = at == 0 || !in_word(text[at - 1]) || !in_word(word.front());
-    const bool ends = end == text.size() || !in_word(text[end]) || !in_word(word.back());
-    if (starts && ends) return at;
-  }
-  return std::string::npos;
 }
 
 }  // namespace
@@ -116,7 +100,7 @@ Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options) {
   result.balanced_accuracy_interval = interval_of(logits, balanced_accuracy, options.bootstrap);
   result.macro_f1_interval = interval_of(logits, macro_f1, options.bootstrap);
   const auto right = static_cast<std::int64_t>(std::llround(result.metrics.accuracy * static_cast<double>(result.n)));
-  result.accuracy_exact = exact_interval(right, result.n);
+  result.accuracy_exact = exact_interval(right, result.n, options.bootstrap.level);
   std::vector<double> latencies;
   for (const Prediction& prediction : run.predictions) {
     if (!counts(prediction)) continue;

@@ -66,6 +66,7 @@ std::string temperature_text(const Evaluation& evaluation) {
                        grouped(evaluation.calibration_items));
   }
   if (source == "head") return fmt::format("{:.3f}, from the head file", evaluation.temperature);
+  if (evaluation.interrupted) return "1 (not fitted: interrupted before)";
   return "1 (not fitted: no 10 pictures of a validation split beside those evaluated)";
 }
 

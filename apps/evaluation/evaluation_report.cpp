@@ -39,7 +39,7 @@ void add_summary(Page& page, const Evaluation& e) {
     tone = Tone::kWarning;
   }
   if (e.interrupted) {
-    text += " The run was interrupted: these are the pictures until then.";
+    text += " The run was interrupted: later pictures, or the calibration, are missing.";
     tone = Tone::kWarning;
   }
   if (e.fresh_head) {
@@ -74,6 +74,8 @@ void add_metrics(Page& page, const Evaluation& e) {
                         e.temperature, grouped(e.calibration_items))
       : e.temperature_source == "head"
           ? fmt::format("Probabilities are at temperature {:.3f}, which the head file holds.", e.temperature)
+      : e.interrupted
+          ? "No temperature was fitted: the run was interrupted before."
           : "No temperature was fitted: there are no 10 pictures of a validation split beside those evaluated.");
   add_class_table(page, e);
 }
@@ -184,7 +186,7 @@ void add_worst_mistakes(report::Page& page, const ModelRun& run) {
   page.section("Worst mistakes");
   const std::vector<report::Thumbnail> mistakes = worst_mistakes(run);
   if (mistakes.empty()) {
-    page.paragraph("None: every picture's class is right.");
+    page.paragraph("None among the pictures with a prediction and a label.");
   } else {
     page.paragraph("Highest loss first.");
     page.thumbnails(mistakes);

@@ -1,5 +1,6 @@
 #include "evaluation/predictions.hpp"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
@@ -171,7 +172,8 @@ class ResultKeys {
     const std::string& resolved = session.config().resolved;
     parts_ = {head.empty() ? "fresh head " + sha256(std::as_bytes(std::span(resolved))) : sha256_of_file(head)};
     const ClassifierConfig& c = classifier.head().config().classifier;
-    parts_.push_back(fmt::format("{} {} {}", c.features, c.pooling, c.prompt));
+    // Threads change times, and the order of sums.
+    parts_.push_back(fmt::format("{} {} {} threads {}", c.features, c.pooling, c.prompt, at::get_num_threads()));
     const GenerationConfig& g = classifier.generation();
     if (answers_) {
       parts_.push_back(
@@ -182,8 +184,9 @@ class ResultKeys {
   RecordKey picture(const std::string& hash, const std::string& question) const {
     return key("picture", {hash, answers_ ? question : ""});
   }
-  /// Of the run's load time and memory. Calibrating is a run of its own.
-  RecordKey run(const std::string& what) const { return key("run", {what}); }
+  /// Of the run's load time and memory. Calibrating is a run of its own; whether a model was the baseline or the
+  /// candidate makes no difference.
+  RecordKey run(const std::string& what) const { return key("run", {what == kCalibrating ? what : ""}); }
 
  private:
   RecordKey key(const std::string& what, std::vector<std::string> more) const {

@@ -47,12 +47,14 @@ struct ModelRun {
   std::int64_t errors() const;  ///< predictions without a class
 };
 
+inline constexpr const char* kCalibrating = "calibrating";
+
 struct PredictOptions {
   bool answers = false;             ///< also ask each sample's question and keep the answer (greedy)
   std::string question;             ///< for samples without one; empty: training.prompt of the configuration
   RecordStore* cache = nullptr;     ///< open_result_cache()'s; null: compute everything
   bool skip_bad = false;            ///< unreadable pictures are a warning; else an error on stderr
-  std::string what = "evaluating";  ///< for the progress line
+  std::string what = "evaluating";  ///< for the progress line; kCalibrating is measured apart
 };
 
 /// Names of the classes, in the order of the head's outputs: the configuration's, else the head file's; empty where

@@ -46,7 +46,12 @@ BatchMaker::BatchMaker(const Model& model, const Dataset& data, BatchPlan plan)
   for (std::size_t i = 0; i < data.samples.size(); ++i) {
     if (data.samples[i].answer.empty()) continue;
     answers_[i] = tokenizer.encode(data.samples[i].answer);
-    if (!model.info().stop_ids.empty()) answers_[i].push_back(model.info().stop_ids.front());
+    const ModelInfo& info = model.info();
+    if (info.answer_end >= 0) {
+      answers_[i].push_back(info.answer_end);
+    } else if (!info.stop_ids.empty()) {
+      answers_[i].push_back(info.stop_ids.front());
+    }
     if (std::ssize(answers_[i]) > plan_.max_length) {
       throw Error(
           ErrorCode::kMismatch,

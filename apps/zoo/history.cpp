@@ -87,11 +87,20 @@ void settle_status(History& history, const std::string& active) {
   }
 }
 
-std::string name_after(const History& history, std::int64_t n) {
+std::string name_after(const History& history, const std::string& active, std::int64_t n) {
   for (std::size_t i = 0; i < history.records.size(); ++i) {
     const Record& record = history.records[i];
     if (n == 0) return record.from;
-    if (record.n == n) return history.status[i] == RecordStatus::kCompleted ? record.to : record.from;
+    if (record.n != n) continue;
+    if (history.status[i] != RecordStatus::kNotCompleted) {
+      return history.status[i] == RecordStatus::kCompleted ? record.to : record.from;
+    }
+    const std::string& found = i + 1 < history.records.size() ? history.records[i + 1].from : active;
+    if (found == record.from) return record.from;
+    throw Error(ErrorCode::kMismatch,
+                fmt::format("{}: after record {} the zoo file was changed by hand (from '{}' or '{}' to '{}'), so that "
+                            "what was active then is not known; name the model with switch",
+                            history.file.string(), n, record.from, record.to, found));
   }
   throw Error(ErrorCode::kNotFound,
               history.records.empty()
@@ -171,7 +180,7 @@ std::string to_line(const Record& record) {
 }
 
 RollbackTarget rollback_target(const History& history, const std::string& active, std::optional<std::int64_t> to) {
-  if (to) return {name_after(history, *to), *to};
+  if (to) return {name_after(history, active, *to), *to};
   // The switch that made the model of each completed record active, 0 for the one before all: a rollback's is that of
   // the record it restored, so that going back twice goes back two switches.
   std::map<std::int64_t, std::int64_t> made_by = {{0, 0}}, before;

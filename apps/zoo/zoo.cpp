@@ -15,6 +15,7 @@
 
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
+#include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/log.hpp"
 #include "zoo/history_file.hpp"
 
@@ -108,6 +109,7 @@ void try_model(const Zoo& zoo, Change& change, const Probe& probe) {
   };
   try {
     change.probe = probe(change.expected_config);
+    check_interrupt();  // an answer that Ctrl-C cut short is no probe
   } catch (const Error& error) {
     if (error.code() == ErrorCode::kInterrupted) throw;
     // Neither the command line nor the zoo file is at fault.

@@ -83,8 +83,12 @@ AtomicFile::AtomicFile(fs::path path) : path_(std::move(path)) {
     const bool retry = descriptor_ < 0 && (errno == EINTR || errno == EEXIST) && attempt < 100;
     if (descriptor_ < 0 && !retry) fail(path_, "cannot create: " + reason(errno));
   }
-  // A file that was private stays private, as far as the file system knows modes.
-  if (exists) static_cast<void>(::fchmod(descriptor_, old.st_mode & 07777));
+  // A file that was private stays private, and whose it was (root may write for others), as far as the file system
+  // knows modes and owners.
+  if (exists) {
+    static_cast<void>(::fchown(descriptor_, old.st_uid, old.st_gid) == 0);
+    static_cast<void>(::fchmod(descriptor_, old.st_mode & 07777));
+  }
 }
 
 AtomicFile::~AtomicFile() { discard(descriptor_, temporary_); }

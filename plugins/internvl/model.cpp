@@ -53,6 +53,7 @@ void InternVl::describe(const ModelFolder& folder) {
   info_.max_tiles = config_.image.max_tiles;
   info_.tokens_per_tile = config_.tokens_per_tile;
   info_.stop_ids = folder.stop_ids();
+  info_.answer_end = special_.turn_end;  // a released generation_config.json names <|im_start|> first
   for (const TokenId id : {special_.turn_end, special_.end_of_text}) {
     if (id >= 0 && std::find(info_.stop_ids.begin(), info_.stop_ids.end(), id) == info_.stop_ids.end())
       info_.stop_ids.push_back(id);

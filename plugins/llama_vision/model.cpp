@@ -99,6 +99,8 @@ void LlamaVision::describe(const ModelFolder& folder) {
   info_.working_memory = working_memory(config_, /*text=*/tokenizer_ != nullptr);
   info_.stop_ids = folder.stop_ids();
   if (info_.stop_ids.empty() && tokenizer_) info_.stop_ids = default_stop_ids(*tokenizer_);
+  if (tokenizer_)
+    info_.answer_end = tokenizer_->id_of(config_.instruct ? "<|eot_id|>" : "<|end_of_text|>").value_or(-1);
   info_.facts = {
       {"vision", fmt::format("Mllama: {} local and {} global layers of {}, {} heads, MLP {}, patch {}, {} intermediate "
                              "states",

@@ -375,6 +375,15 @@ TEST_CASE("what can't be compared is told before anything is computed") {
   option({"--alpha", "0.5"}, 2, {"--alpha is 0.5"});
   option({"--prompt", "x"}, 2, {"--prompt is for --answers"});
   option({"--force"}, 2, {"--force is for --output"});
+  const TemporaryFolder folders;  // a folder for each class
+  fs::create_directories(folders / "one");
+  fs::create_directories(folders / "none");
+  fs::create_directories(folders / "several");
+  for (const char* name : {"one", "none", "several"}) {
+    fs::copy(bench().data / "images" / "0000001.jpg", folders / name / "picture.jpg");
+  }
+  check_refusal(run("compare", cache.path(), {"--answers", "--prompt", "How many?"}, folders.path()), 1,
+                {"expects no answers"});
   CHECK(!fs::exists(cache / "vlmzoo"));  // nothing ran
 }
 
@@ -402,6 +411,10 @@ TEST_CASE("a picture that neither model can read is left out, counted, and fails
   CHECK(json.at("n") == 23);
   CHECK(json.at("unreadable") == 1);
   CHECK(run("compare", cache.path(), {"--json", "--skip-bad"}, data.path).code == 0);
+  const Result checked = run("verify", cache.path(), {"--json", "--skip-bad"}, data.path);
+  CAPTURE(checked.err);
+  CHECK(status_of(Json::parse(checked.out), "image pipeline") == "pass");
+  CHECK(contains(checked.err, "0000003.jpg"));
 }
 
 TEST_CASE("verify goes through the whole checklist, with evidence for each line") {

@@ -304,6 +304,11 @@ TEST_CASE("an answer names the class whose name comes first as a whole word") {
   CHECK(class_named("one_hundred", names) == -1);
   CHECK(class_named("on\xC3\xA9 and one\xC3\xA9", names) == -1);
   CHECK(class_named("(one)", names) == 1);
+  CHECK(class_named("\u201Cseveral\u201D", names) == 2);
+  CHECK(class_named("none\u2026 or one\u2014", names) == 0);
+  const std::vector<std::string> fruit = {"\u00C4pfel", "Birnen"};
+  CHECK(class_named("viele \u00C4PFEL, keine Birnen", fruit) == 0);
+  CHECK(class_named("Brat\u00E4pfel", fruit) == -1);
   CHECK(class_named("", names) == -1);
   const std::vector<std::string> longer = {"one", "one hundred", "C++"};
   CHECK(class_named("one hundred of them", longer) == 1);

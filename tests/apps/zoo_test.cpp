@@ -266,6 +266,7 @@ TEST_CASE("rollback tells when the active line was edited by hand, or the model 
   write_file(place.file, replaced(read_file(place.file), "'7'", "'small'"));
   CHECK(place.statuses() == Words{"completed", "not_completed"});
   CHECK(code_of([&] { place.back(); }) == ErrorCode::kMismatch);
+  CHECK(contains(message_of([&] { place.back(2); }), "changed by hand (from 'large' or '7' to 'small')"));
   CHECK(place.back(1)->to == "large");
   write_file(place.file, replaced(read_file(place.file), "  small: small.yaml\r\n", ""));
   CHECK(contains(message_of([&] { place.back(0); }), "no model 'small'"));

@@ -63,7 +63,8 @@ struct ModelInfo {
   std::int64_t max_tiles = 0;
   std::int64_t tokens_per_tile = 0;
   std::uint64_t working_memory = 300'000'000;  ///< bytes beside the weights: intermediate results, a cache
-  std::vector<TokenId> stop_ids;
+  std::vector<TokenId> stop_ids;               ///< generation ends at any of them
+  TokenId answer_end = -1;  ///< the one that ends answers to be trained on; -1: the first of stop_ids
   std::vector<std::pair<std::string, std::string>> facts;  ///< more rows for `info`: "vision", "24 layers, …"
 };
 

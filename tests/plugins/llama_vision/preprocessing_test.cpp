@@ -163,6 +163,8 @@ TEST_CASE("the chat template may lie in a file of its own") {
 TEST_CASE("every id of generation_config.json ends an answer; without the file, the tokenizer's") {
   CHECK(plan(kData / "instruct")->info().stop_ids == std::vector<TokenId>{601, 608, 609});
   CHECK(plan(kData / "base")->info().stop_ids == std::vector<TokenId>{601});
+  CHECK(plan(kData / "instruct")->info().answer_end == 609);  // <|eot_id|>
+  CHECK(plan(kData / "base")->info().answer_end == 601);      // <|end_of_text|>
   const TemporaryFolder folder;
   fs::copy(kData / "base", folder / "model");
   fs::remove(folder / "model" / "generation_config.json");
