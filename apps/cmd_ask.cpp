@@ -8,6 +8,7 @@
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/generation.hpp"
 #include "vlmzoo/log.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -72,6 +73,7 @@ int run_ask(Arguments arguments) {
   require_utf8("prompt", prompt);
   host.apply();
   threads.apply(options);
+  keep_freed_memory();
 
   const Session session(host, model_options, options, generation.overrides(options));
   Request request{prompt, load_images(images)};

@@ -146,6 +146,7 @@ int run_bench(Arguments arguments) {
   bench.check();
   host.apply();
   threads.apply(options);
+  keep_freed_memory();
 
   const Session session(host, model_options, options);
   const at::NoGradGuard no_grad;

@@ -19,6 +19,7 @@
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
 #include "vlmzoo/run_head.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
@@ -155,6 +156,7 @@ int run_classify(Arguments arguments) {
   if (images.empty()) throw Error(ErrorCode::kUsage, "no picture is named");
   host.apply();
   threads.apply(options);
+  keep_freed_memory();
 
   const std::vector<std::filesystem::path> files = collect_pictures(images);
   const Session session(host, model_options, options);

@@ -431,6 +431,7 @@ int run_train(Arguments arguments) {
   if (train.resume && train.force) throw Error(ErrorCode::kUsage, "--resume and --force exclude each other");
   host.apply();
   threads.apply(options);
+  keep_freed_memory();
   const Session session(host, model_options, options);
   return Run(session, train)();
 }

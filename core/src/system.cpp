@@ -117,6 +117,13 @@ double processor_quota() { return processor_quota_under("/"); }
 std::uint64_t peak_memory() { return status_bytes("VmHWM"); }
 std::uint64_t resident_memory() { return status_bytes("VmRSS"); }
 
+void keep_freed_memory() {
+#if defined(__GLIBC__)
+  ::mallopt(M_MMAP_MAX, 0);
+  ::mallopt(M_TRIM_THRESHOLD, -1);  // never
+#endif
+}
+
 void release_freed_memory() {
 #if defined(__GLIBC__)
   ::malloc_trim(0);

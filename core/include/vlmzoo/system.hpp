@@ -24,6 +24,11 @@ VLMZOO_API double processor_quota();         ///< processors that the cgroup may
 VLMZOO_API std::uint64_t peak_memory();      ///< VmHWM of this process, bytes
 VLMZOO_API std::uint64_t resident_memory();  ///< VmRSS of this process, bytes
 
+/// From here on freed heap pages stay with the process until release_freed_memory(), however large the blocks. Else
+/// glibc maps and unmaps each large intermediate result, and the kernel clears its pages every time: a third of a
+/// training step. Only for what works with one model from beginning to end.
+VLMZOO_API void keep_freed_memory();
+
 /// Returns freed heap pages to the operating system (glibc's malloc_trim).
 VLMZOO_API void release_freed_memory();
 
