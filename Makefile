@@ -21,7 +21,7 @@ test: build ## compile the tests and run all but the slow ones
 	@cmake --build --preset release -j $(JOBS)
 	@ctest --test-dir $(BUILD) --output-on-failure -j 1
 
-demo: build ## look at, classify and ask about a picture with a small InternVL checkpoint
+demo: build ## two small models count receipts on fresh pictures; switch, compare, verify
 	@apps/demo.sh $(PROGRAM)
 
 demo-models: build ## train the demo's two small models from nothing (30 minutes each)
