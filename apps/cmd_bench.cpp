@@ -2,8 +2,7 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
-#include <chrono>
-
+#include "clock.hpp"
 #include "commands.hpp"
 #include "measure.hpp"
 #include "output.hpp"
@@ -59,9 +58,9 @@ BenchReport measure(const Session& session, const BenchOptions& bench) {
   BenchReport report;
   std::unique_ptr<Model> model;
   const auto load = [&] {
-    const auto start = std::chrono::steady_clock::now();
+    const auto start = Clock::now();
     model = session.create({});
-    report.load_s.values.push_back(std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+    report.load_s.values.push_back(seconds_since(start));
   };
   load();
   const BenchPrompt prompt = make_bench_prompt(*model, bench.prompt_tokens, bench.decode_tokens);

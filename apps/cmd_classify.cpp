@@ -3,11 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <chrono>
 #include <filesystem>
 #include <optional>
 #include <utility>
 
+#include "clock.hpp"
 #include "commands.hpp"
 #include "output.hpp"
 #include "pictures.hpp"
@@ -42,7 +42,7 @@ struct Outcome {
 };
 
 Classified classify(const Model& model, const Head& head, const std::filesystem::path& file) {
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   Request request;
   request.images.push_back(load_image(file));
   const HeadOutput output = run_head(model, head, request);
@@ -56,7 +56,7 @@ Classified classify(const Model& model, const Head& head, const std::filesystem:
   Classified result{file, {}, 0, false};
   result.probabilities.assign(probability.const_data_ptr<float>(),
                               probability.const_data_ptr<float>() + probability.numel());
-  result.milliseconds = std::chrono::duration<double, std::milli>(std::chrono::steady_clock::now() - start).count();
+  result.milliseconds = 1e3 * seconds_since(start);
   return result;
 }
 

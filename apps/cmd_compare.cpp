@@ -1,10 +1,9 @@
 #include <ATen/Parallel.h>
 #include <fmt/chrono.h>
-
 #include <fmt/format.h>
 #include <torch/version.h>
-#include <algorithm>
 
+#include <algorithm>
 #include <ctime>
 #include <filesystem>
 #include <optional>

@@ -4,10 +4,10 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <optional>
 
+#include "clock.hpp"
 #include "compare/verification.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/generation.hpp"
@@ -33,9 +33,9 @@ struct Subject {
 Check load(Subject& subject) {
   const ModelConfig& config = subject.session.config().model;
   const RoleSet roles = config.multimodal ? RoleSet::all() : head_roles(config);
-  const auto start = std::chrono::steady_clock::now();
+  const auto start = Clock::now();
   subject.model = subject.session.create({.roles = roles});
-  const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  const double seconds = seconds_since(start);
   const std::uint64_t bytes = subject.model->parameters().bytes(subject.session.precision(), roles);
   return {"", CheckStatus::kPass,
           fmt::format("{} in {:.2f} s: weights {} in {}, {} still free", subject.model->info().architecture, seconds,

@@ -7,12 +7,12 @@
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <chrono>
 #include <exception>
 #include <fstream>
 #include <optional>
 #include <utility>
 
+#include "clock.hpp"
 #include "data/picture_stream.hpp"
 #include "output.hpp"
 #include "pictures.hpp"
@@ -30,11 +30,7 @@
 namespace vlmzoo::app {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-double milliseconds_since(Clock::time_point start) {
-  return std::chrono::duration<double, std::milli>(Clock::now() - start).count();
-}
+double milliseconds_since(Clock::time_point start) { return 1e3 * seconds_since(start); }
 
 /// From here on peak_memory() counts from what the process has now, where the kernel allows it.
 void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
@@ -105,7 +101,7 @@ class Classifier {
     if (model_) return;
     const auto start = Clock::now();
     model_ = session_.create({.roles = roles_});
-    load_seconds_ = milliseconds_since(start) / 1e3;
+    load_seconds_ = seconds_since(start);
     // The first run sets up kernels and memory; its time is nobody's latency.
     Request request;
     const std::int64_t side = model_->info().image_size;

@@ -57,9 +57,10 @@ at::Tensor recomputed(const std::function<at::Tensor(const at::Tensor&)>& work, 
   node->input = x.detach();
   at::Tensor y;
   {
-    const at::NoGradGuard no_graph;
+    // With a graph, which ends here: without one layers choose other kernels, and the values wouldn't be those that the
+    // backward pass makes again.
     const RecomputeScope once(false);
-    y = work(x).detach();
+    y = work(x.detach().requires_grad_(true)).detach();
   }
   torch::autograd::set_history(y, node);
   return y;

@@ -94,9 +94,7 @@ double largest_difference(const std::map<std::string, at::Tensor>& a, const std:
   REQUIRE(a.size() == b.size());
   double worst = 0;
   for (const auto& [name, gradient] : a) {
-    // A gate's gradient is one sum over all tokens and channels, whose terms nearly cancel.
-    const double floor = gradient.numel() == 1 ? 1e-2 : 1e-3;
-    const double scale = std::max(floor, gradient.abs().max().item<double>());
+    const double scale = std::max(1e-3, gradient.abs().max().item<double>());
     worst = std::max(worst, (gradient - b.at(name)).abs().max().item<double>() / scale);
   }
   return worst;
@@ -131,7 +129,7 @@ TEST_CASE("activation checkpointing gives the same gradients") {
     saving.memory_efficient = true;
     const auto kept = gradients(*model, head, {}, maker, {{0, 1, 2}});
     const auto again = gradients(*model, head, saving, maker, {{0, 1, 2}});
-    CHECK(largest_difference(kept, again) < 1e-4);  // a layer's gradients are summed in another order
+    CHECK(largest_difference(kept, again) < 1e-6);
   }
 }
 
@@ -154,7 +152,7 @@ TEST_CASE("activation checkpointing leaves a frozen, packed vision tower out of 
     const auto kept = gradients(*model, head, {}, maker, {{0, 1}});
     const auto again = gradients(*model, head, saving, maker, {{0, 1}});
     CHECK(kept.size() > 20);
-    CHECK(largest_difference(kept, again) < 1e-4);
+    CHECK(largest_difference(kept, again) < 1e-6);
     const RecomputeScope recompute(true);
     const std::vector<std::int64_t> one = {0};
     CHECK(!model->encode_images(maker.make(one, 0).inputs).last_hidden_state.requires_grad());
