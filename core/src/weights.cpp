@@ -11,6 +11,7 @@
 #include <optional>
 #include <set>
 
+#include "nn/attention_bf16.hpp"
 #include "nn/linear_kernel.hpp"
 #include "shortened.hpp"
 #include "vlmzoo/error.hpp"
@@ -167,6 +168,11 @@ struct Weights::Impl {
     }
   }
 
+  void stage(std::int64_t count, at::ScalarType type) {
+    if (!staging.defined() || staging.scalar_type() != type || staging.numel() < count)
+      staging = at::empty({std::max(kBlock, count)}, type);
+  }
+
   /// The matrices below each other in a kernel's own form, a block of rows at a time; null when there is no such kernel
   /// here or a value is beyond its range.
   std::shared_ptr<const Linear::Kernel> packed(Precision precision, const std::vector<std::string>& names,
@@ -177,8 +183,7 @@ struct Weights::Impl {
     if (packer == nullptr) return nullptr;
     // One buffer for all matrices: freed ones between packed ones would stay lost to the heap.
     const std::int64_t rows = std::max<std::int64_t>(1, kBlock / (in * RowPacker::kRows)) * RowPacker::kRows;
-    if (!staging.defined() || staging.numel() < rows * in)
-      staging = at::empty({std::max(kBlock, rows * in)}, at::kFloat);
+    stage(rows * in, at::kFloat);
     for (std::int64_t first = 0; first < out; first += rows) {
       const std::int64_t count = std::min(rows, out - first);
       const at::Tensor staged = staging.narrow(0, 0, count * in).view({count, in});
@@ -186,6 +191,15 @@ struct Weights::Impl {
       if (!packer->add(first, staged)) return nullptr;
     }
     return packer->finish(bias);
+  }
+
+  Linear for_many_rows(const std::vector<std::string>& names, std::int64_t in, const std::vector<std::int64_t>& outs,
+                       const at::Tensor& bias) {
+    const std::int64_t out = std::accumulate(outs.begin(), outs.end(), std::int64_t{0});
+    stage(out * in, at::kBFloat16);
+    const at::Tensor staged = staging.narrow(0, 0, out * in).view({out, in});
+    read_rows(names, in, outs, 0, staged);
+    return Linear::for_many_rows(staged, bias);
   }
 };
 
@@ -226,6 +240,11 @@ at::ScalarType Weights::activation_type(Role role) const {
     default:
       return at::kFloat;
   }
+}
+
+at::ScalarType Weights::attention_type(Role role) const {
+  const bool bytes = precision_of(impl_->source.precision, role) == Precision::kInt8;
+  return bytes && impl_->source.device.is_cpu() && has_bf16_attention() ? at::kBFloat16 : activation_type(role);
 }
 
 at::Tensor Weights::tensor(Role role, const std::string& name, std::vector<std::int64_t> shape) {
@@ -282,6 +301,10 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
     if (auto kernel = impl_->packed(precision, names, in, outs, biases)) return Linear(std::move(kernel));
   }
   const at::ScalarType type = activation_type(role);
+  if (type == at::kBFloat16 && impl_->source.device.is_cpu() && role != Role::kLanguage &&
+      !impl_->source.trainable.has(role)) {
+    return impl_->for_many_rows(names, in, outs, biases.defined() ? biases.to(type) : biases);
+  }
   at::Tensor matrix = empty_weight({out, in}, type);
   impl_->read_rows(names, in, outs, 0, matrix);
   std::vector<std::string> weight_names, bias_names;

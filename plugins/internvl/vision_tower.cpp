@@ -41,7 +41,10 @@ at::Tensor fit_positions(const at::Tensor& positions, std::int64_t from, std::in
 }  // namespace
 
 VisionLayer::VisionLayer(Weights& weights, const InternVlConfig& config, const std::string& prefix)
-    : heads_(config.vision.heads), qk_norm_(config.vision.qk_norm), activation_(config.vision.activation) {
+    : heads_(config.vision.heads),
+      qk_norm_(config.vision.qk_norm),
+      activation_(config.vision.activation),
+      attention_type_(weights.attention_type(kRole)) {
   const VisionConfig& vision = config.vision;
   const TensorNames& names = config.names;
   const std::int64_t width = vision.hidden_size;
@@ -71,14 +74,14 @@ at::Tensor VisionLayer::attend(const at::Tensor& x) const {
     key = key_norm_(key);
   }
   const auto heads = [&](const at::Tensor& t) {
-    return t.reshape({tiles, tokens, heads_, width / heads_}).transpose(1, 2);
+    return t.to(attention_type_).reshape({tiles, tokens, heads_, width / heads_}).transpose(1, 2);
   };
-  return output_(attention(heads(query), heads(key), heads(qkv.select(2, 2)), /*causal=*/false));
+  return output_(attention(heads(query), heads(key), heads(qkv.select(2, 2)), /*causal=*/false).to(x.scalar_type()));
 }
 
 at::Tensor VisionLayer::operator()(const at::Tensor& x) const {
   const at::Tensor attended = at::addcmul(x, attend(apply(norm1_, x)), scale1_);
-  return at::addcmul(attended, fc2_(activate(fc1_(apply(norm2_, attended)), activation_)), scale2_);
+  return at::addcmul(attended, fc2_(fc1_(apply(norm2_, attended), activation_)), scale2_);
 }
 
 VisionTower::VisionTower(Weights& weights, const InternVlConfig& config)
@@ -152,7 +155,7 @@ at::Tensor Connector::operator()(const at::Tensor& hidden) const {
                                   .reshape({tiles, merged, downsample_, merged, downsample_, width})
                                   .permute({0, 1, 3, 2, 4, 5})
                                   .reshape({tiles * merged * merged, width * downsample_ * downsample_});
-  return out_(activate(in_(norm_(shuffled.to(type_))), activation_));
+  return out_(in_(norm_(shuffled.to(type_)), activation_));
 }
 
 }  // namespace vlmzoo::internvl

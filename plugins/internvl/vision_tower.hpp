@@ -30,6 +30,7 @@ class VisionLayer {
   std::int64_t heads_;
   bool qk_norm_;
   Activation activation_;
+  at::ScalarType attention_type_;
 };
 
 /// InternViT: pixels -> hidden states with the CLS token first.

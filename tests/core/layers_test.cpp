@@ -5,11 +5,13 @@
 #include <ATen/ops/full_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/softmax.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/GradMode.h>
 
 #include <cmath>
+#include <limits>
 #include <map>
 #include <optional>
 #include <string>
@@ -113,6 +115,20 @@ TEST_CASE("activations are transformers' and an unknown one says where it was as
     CHECK(activate(one, parse_activation(name, "here")).item<double>() == doctest::Approx(value).epsilon(1e-6));
   CHECK_THROWS_WITH_AS(parse_activation("mish", "vision_config.hidden_act"),
                        doctest::Contains("vision_config.hidden_act"), Error);
+}
+
+TEST_CASE("row kernels round to bf16 as LibTorch does, NaN and the largest numbers too") {
+  const float nan = std::numeric_limits<float>::quiet_NaN();
+  at::Tensor x = filled("x", {5, 70}, 3).to(at::kBFloat16);
+  x[1][3] = nan;
+  x[2][69] = 3e38F;
+  const RmsNorm norm{filled("weight", {70}).to(at::kBFloat16), 1e-6};
+  const at::Tensor wide = x.to(at::kFloat), scale = (wide.square().mean(-1, /*keepdim=*/true) + 1e-6).rsqrt(),
+                   expected = wide * scale * norm.weight.to(at::kFloat);
+  const at::Tensor got = norm(x);
+  CHECK(got[1].isnan().all().item<bool>());
+  for (const std::int64_t row : {0, 3, 4}) CHECK(relative_difference(got[row], expected[row]) <= 0.004);
+  CHECK(got[2].eq(0).sum().item<std::int64_t>() == 70);  // its sum of squares is infinite
 }
 
 TEST_CASE("rotary tables hold cos and sin of position · theta^(-2i/d), and a rotation turns the halves by them") {
@@ -230,6 +246,43 @@ TEST_CASE("attention is the softmax of its definition, grouped, causal behind ea
   REQUIRE(batch.sizes() == at::IntArrayRef({2, 7, 24}));
   for (const std::int64_t b : {0, 1})
     CHECK(relative_difference(batch[b], explicit_attention(query[b], key[b], value[b], false)) <= 1e-5);
+}
+
+TEST_CASE("attention in bf16 stays near its definition: blocks that don't fill up, grouped, causal, a batch, NaN") {
+  const auto half = [](const std::string& name, std::vector<std::int64_t> shape) {
+    return filled(name, shape, 3).to(at::kBFloat16);
+  };
+  for (const auto& [heads, kv_heads, tokens, keys, width] : {std::tuple{4, 2, 16, 16, 8},
+                                                             {6, 2, 33, 97, 8},
+                                                             {2, 1, 70, 130, 10},
+                                                             {3, 3, 64, 64, 80},
+                                                             {2, 2, 17, 1025, 64}}) {
+    CAPTURE(tokens);
+    CAPTURE(keys);
+    const at::Tensor query = half("q", {tokens, heads, width}).transpose(0, 1),
+                     key = half("k", {keys, kv_heads, width}).transpose(0, 1),
+                     value = half("v", {kv_heads, keys, width});
+    for (const bool causal : {true, false}) {
+      const at::Tensor got = attention(query, key, value, causal);
+      REQUIRE((got.scalar_type() == at::kBFloat16));
+      CHECK(got.sizes() == at::IntArrayRef({tokens, heads * width}));
+      CHECK(relative_difference(got, explicit_attention(query, key, value, causal)) <= 0.01);
+    }
+    const auto twice = [](const at::Tensor& x) { return at::stack({x, x.flip(1)}); };
+    if (heads == kv_heads) {
+      const at::Tensor batch = attention(twice(query), twice(key), twice(value), /*causal=*/false);
+      for (const std::int64_t b : {0, 1}) {
+        const auto of = [b](const at::Tensor& x) { return b == 0 ? x : x.flip(1); };
+        CHECK(relative_difference(batch[b], explicit_attention(of(query), of(key), of(value), false)) <= 0.01);
+      }
+    }
+  }
+  const at::Tensor key = half("k", {1, 80, 8}), value = half("v", {1, 80, 8});
+  at::Tensor query = half("q", {1, 40, 8}).clone();
+  query[0][5] = std::numeric_limits<float>::quiet_NaN();
+  const at::Tensor bad = attention(query, key, value, /*causal=*/false).isnan().all(-1);
+  CHECK(bad.sum().item<std::int64_t>() == 1);  // not hidden, and no other row's
+  CHECK(bad[5].item<bool>());
 }
 
 TEST_CASE("a cache grows by sequence, returns all it holds and refuses what is too much") {

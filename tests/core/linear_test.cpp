@@ -77,6 +77,41 @@ TEST_CASE("every precision is near the exact product, for any number of rows, an
   }
 }
 
+TEST_CASE(
+    "weights in the order for many rows give the product, for any number of rows, with an activation or without") {
+  const bool bf16 = cpu_features().avx512_bf16 || cpu_features().amx_bf16;
+  for (const auto& [in, out] : {std::pair{37, 23}, {64, 96}, {1, 5}, {1030, 197}}) {
+    const at::Tensor weight = filled("weight", {out, in}).to(at::kBFloat16),
+                     bias = filled("bias", {out}).to(at::kBFloat16);
+    for (const bool biased : {false, true}) {
+      const Linear layer = Linear::for_many_rows(weight, biased ? bias : at::Tensor());
+      CHECK(std::string(layer.kernel_name()) == (bf16 ? "onednn-bf16" : "bf16"));
+      CHECK(layer.bytes() == static_cast<std::uint64_t>(2 * (in * out + (biased ? out : 0))));
+      for (const std::int64_t rows : {0, 1, 9, 65}) {
+        CAPTURE(in);
+        CAPTURE(rows);
+        const at::Tensor x = filled("x", {rows, in}).to(at::kBFloat16);
+        const at::Tensor expected = exact(x, weight, biased ? bias : at::Tensor());
+        CHECK((layer(x).scalar_type() == at::kBFloat16));
+        CHECK(layer(x).sizes() == expected.sizes());
+        if (rows == 0) continue;
+        CHECK(relative_difference(layer(x), expected) <= 0.01);
+        for (const Activation activation :
+             {Activation::kGelu, Activation::kGeluTanh, Activation::kSilu, Activation::kRelu, Activation::kTanh}) {
+          CHECK(relative_difference(layer(x, activation), activate(expected, activation)) <= 0.01);
+        }
+      }
+    }
+  }
+  at::Tensor weight = filled("weight", {8, 4}).to(at::kBFloat16);
+  const at::Tensor x = filled("x", {2, 3, 4}).to(at::kBFloat16);
+  const Linear layer = Linear::for_many_rows(weight, {});
+  const at::Tensor before = layer(x);
+  weight.zero_();  // it was copied
+  CHECK(layer(x).equal(before));
+  CHECK(before.sizes() == at::IntArrayRef({2, 3, 8}));
+}
+
 TEST_CASE("a linear layer takes one row, more dimensions, strides and no rows at all") {
   for (const Case& kind : cases()) {
     CAPTURE(kind.kernel);

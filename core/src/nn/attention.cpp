@@ -1,8 +1,10 @@
 #include <ATen/ops/ones.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
+#include <c10/core/GradMode.h>
 
 #include <optional>
 
+#include "attention_bf16.hpp"
 #include "vlmzoo/nn/layers.hpp"
 #include "vlmzoo/system.hpp"
 
@@ -12,6 +14,17 @@ namespace {
 /// [queries, keys], true where a query may look: the last query sees every key.
 at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, at::Device device) {
   return at::ones({queries, keys}, at::TensorOptions().dtype(at::kBool).device(device)).tril(keys - queries);
+}
+
+/// For [B, heads, T, d], when there are enough queries to fill a block.
+bool suits_bf16_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
+  constexpr std::int64_t kFewest = 16;
+  if (!has_bf16_attention() || !query.is_cpu() || query.size(2) < kFewest || query.size(3) % 2 != 0) return false;
+  for (const at::Tensor* x : {&query, &key, &value}) {
+    if (x->scalar_type() != at::kBFloat16 || x->stride(3) != 1) return false;
+    if (c10::GradMode::is_enabled() && x->requires_grad()) return false;
+  }
+  return true;
 }
 
 /// Over a whole tile LibTorch's bf16 attention takes longer than fp32's, casts included, unless AMX does its small
@@ -24,6 +37,7 @@ bool faster_in_fp32(const at::Tensor& query) {
 
 at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {
   if (query.dim() == 4) {  // a batch of equal lengths without grouping: vision tiles
+    if (suits_bf16_attention(query, key, value)) return bf16_attention(query, key, value, /*causal=*/false);
     const auto widened = [wide = faster_in_fp32(query)](const at::Tensor& t) { return wide ? t.to(at::kFloat) : t; };
     const at::Tensor mixed = at::scaled_dot_product_attention(widened(query), widened(key), widened(value));
     return mixed.to(query.scalar_type())
@@ -37,6 +51,9 @@ at::Tensor attention(const at::Tensor& query, const at::Tensor& key, const at::T
     const at::Tensor grouped = query.reshape({1, kv_heads, group, width});
     return at::scaled_dot_product_attention(grouped, key.unsqueeze(0), value.unsqueeze(0)).reshape({1, heads * width});
   }
+  const at::Tensor queries = query.unsqueeze(0), held_keys = key.unsqueeze(0), held_values = value.unsqueeze(0);
+  if (suits_bf16_attention(queries, held_keys, held_values))
+    return bf16_attention(queries, held_keys, held_values, causal).squeeze(0);
   // Key heads are repeated by stride, not by copying.
   const auto repeated = [&](const at::Tensor& t) { return t.unsqueeze(1).expand({kv_heads, group, keys, width}); };
   std::optional<at::Tensor> mask;

@@ -16,6 +16,8 @@ namespace {
 /// Products over a weight tensor as it is. Types may differ from the activations' (tied embeddings in 16 bits).
 class PlainKernel final : public Linear::Kernel {
  public:
+  using Kernel::run;
+
   PlainKernel(at::Tensor weight, at::Tensor bias)
       : Kernel(weight.size(1), weight.size(0)), weight_(std::move(weight)), bias_(std::move(bias)) {}
 
@@ -105,7 +107,12 @@ Linear Linear::plain(const at::Tensor& weight, const at::Tensor& bias) {
   return Linear(std::make_shared<PlainKernel>(weight, bias));
 }
 
-at::Tensor Linear::operator()(const at::Tensor& x) const {
+Linear Linear::for_many_rows(const at::Tensor& weight, const at::Tensor& bias) {
+  if (auto kernel = make_bf16_kernel(weight, bias)) return Linear(std::move(kernel));
+  return plain(weight.clone(), bias);
+}
+
+at::Tensor Linear::rows(const at::Tensor& x) const {
   if (x.size(-1) != in_features()) {
     throw Error(ErrorCode::kMismatch,
                 fmt::format("a linear layer of {} inputs got rows of {}", in_features(), x.size(-1)));
@@ -115,10 +122,19 @@ at::Tensor Linear::operator()(const at::Tensor& x) const {
                 fmt::format("gradients don't pass {} weights; create the model to be trained (CreateOptions.trainable)",
                             kernel_name()));
   }
-  if (x.dim() == 2) return kernel_->run(x.contiguous());
+  return x.dim() == 2 ? x.contiguous() : x.reshape({-1, in_features()}).contiguous();
+}
+
+at::Tensor Linear::shaped(const at::Tensor& y, const at::Tensor& x) const {
+  if (x.dim() == 2) return y;
   std::vector<std::int64_t> shape(x.sizes().begin(), x.sizes().end());
   shape.back() = out_features();
-  return kernel_->run(x.reshape({-1, in_features()}).contiguous()).view(shape);
+  return y.view(shape);
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const { return shaped(kernel_->run(rows(x)), x); }
+at::Tensor Linear::operator()(const at::Tensor& x, Activation activation) const {
+  return shaped(kernel_->run(rows(x), activation), x);
 }
 
 std::int64_t Linear::in_features() const { return kernel_->in_features(); }

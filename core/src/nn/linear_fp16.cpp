@@ -45,6 +45,8 @@ __attribute__((target("avx2,f16c"))) bool to_half(const float* from, std::int64_
 
 class Fp16Kernel final : public Linear::Kernel {
  public:
+  using Kernel::run;
+
   Fp16Kernel(std::int64_t in, std::int64_t out, at::Tensor packed, at::Tensor bias)
       : Kernel(in, out), packed_(std::move(packed)), bias_(std::move(bias)) {
     const auto width = static_cast<int>(packed_.size(1)), depth = static_cast<int>(kDepth);

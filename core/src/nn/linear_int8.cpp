@@ -249,6 +249,8 @@ QuantizedRows quantize_rows(const at::Tensor& x, std::int64_t sets) {
 
 class Int8Kernel final : public Linear::Kernel {
  public:
+  using Kernel::run;
+
   Int8Kernel(std::shared_ptr<Int8Weights> weights, at::Tensor bias)
       : Kernel(weights->in, weights->out), weights_(std::move(weights)), bias_(std::move(bias)) {}
 

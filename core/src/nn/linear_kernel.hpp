@@ -21,6 +21,7 @@ class Linear::Kernel {
   std::int64_t out_features() const { return out_; }
 
   virtual at::Tensor run(const at::Tensor& x) const = 0;  ///< x [M, in] contiguous -> [M, out], x's type
+  virtual at::Tensor run(const at::Tensor& x, Activation activation) const { return activate(run(x), activation); }
   virtual std::uint64_t bytes() const = 0;
   virtual const char* name() const = 0;
   virtual bool differentiable() const { return false; }
@@ -49,6 +50,9 @@ class RowPacker {
 std::unique_ptr<RowPacker> make_fp16_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);
+
+/// oneDNN's kernel for many rows, over a copy of bf16 weights. Null where the processor doesn't multiply bf16.
+std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias);
 
 /// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x
 /// [M, in] of any of them, y [M, out] fp32, all contiguous.

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <type_traits>
 
 // The loops below are plain C++; each is compiled for three instruction sets and chosen by the processor.
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
@@ -21,6 +22,19 @@ namespace {
 
 constexpr std::int64_t kLanes = 16;
 constexpr std::int64_t kGrain = 16384;  // elements worth a thread
+
+/// Rounds to nearest even as c10's conversion does, without its branch, which would keep loops from becoming vectors.
+template <class T>
+inline __attribute__((always_inline)) T narrowed(float x) {
+  if constexpr (std::is_same_v<T, float>) {
+    return x;
+  } else {
+    const auto bits = std::bit_cast<std::uint32_t>(x);
+    const std::uint32_t rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
+    const bool nan = (bits & 0x7fffffff) > 0x7f800000;
+    return T(static_cast<std::uint16_t>(nan ? 0x7fc0 : rounded), T::from_bits());
+  }
+}
 
 template <class T>
 inline __attribute__((always_inline)) void rms_norm_row(const T* x, const T* weight, T* y, std::int64_t n, float eps) {
@@ -36,7 +50,7 @@ inline __attribute__((always_inline)) void rms_norm_row(const T* x, const T* wei
   for (const float part : sums) sum += part;
   for (; i < n; ++i) sum += static_cast<float>(x[i]) * static_cast<float>(x[i]);
   const float scale = 1.0F / std::sqrt(sum / static_cast<float>(n) + eps);
-  for (i = 0; i < n; ++i) y[i] = static_cast<T>(static_cast<float>(x[i]) * scale * static_cast<float>(weight[i]));
+  for (i = 0; i < n; ++i) y[i] = narrowed<T>(static_cast<float>(x[i]) * scale * static_cast<float>(weight[i]));
 }
 VLMZOO_CLONES void rms_norm_row(const float* x, const float* w, float* y, std::int64_t n, float eps) {
   rms_norm_row<float>(x, w, y, n, eps);
@@ -51,8 +65,8 @@ inline __attribute__((always_inline)) void rotate_head(const T* x, const float* 
                                                        std::int64_t half) {
   for (std::int64_t i = 0; i < half; ++i) {
     const float a = static_cast<float>(x[i]), b = static_cast<float>(x[i + half]);
-    y[i] = static_cast<T>(a * cos[i] - b * sin[i]);
-    y[i + half] = static_cast<T>(b * cos[i] + a * sin[i]);
+    y[i] = narrowed<T>(a * cos[i] - b * sin[i]);
+    y[i + half] = narrowed<T>(b * cos[i] + a * sin[i]);
   }
 }
 VLMZOO_CLONES void rotate_head(const float* x, const float* cos, const float* sin, float* y, std::int64_t half) {
@@ -84,7 +98,7 @@ template <class T>
 inline __attribute__((always_inline)) void swiglu_row(const T* gate, const T* up, T* y, std::int64_t n) {
   for (std::int64_t i = 0; i < n; ++i) {
     const float value = static_cast<float>(gate[i]);
-    y[i] = static_cast<T>(value / (1.0F + exponential(-value)) * static_cast<float>(up[i]));
+    y[i] = narrowed<T>(value / (1.0F + exponential(-value)) * static_cast<float>(up[i]));
   }
 }
 VLMZOO_CLONES void swiglu_row(const float* gate, const float* up, float* y, std::int64_t n) {

@@ -9,6 +9,7 @@
 
 #include "vlmzoo/export.hpp"
 #include "vlmzoo/json.hpp"
+#include "vlmzoo/nn/activation.hpp"
 #include "vlmzoo/nn/kv_cache.hpp"
 #include "vlmzoo/nn/linear.hpp"
 #include "vlmzoo/weights.hpp"
@@ -30,11 +31,6 @@ struct LayerNorm {
   double eps = 1e-6;
   VLMZOO_API at::Tensor operator()(const at::Tensor& x) const;
 };
-
-enum class Activation { kGelu, kGeluTanh, kSilu, kRelu, kTanh };
-/// Error: kUnsupported naming `where`. "gelu" is the exact one (erf), as in transformers' ACT2FN.
-VLMZOO_API Activation parse_activation(const std::string& name, const std::string& where);
-VLMZOO_API at::Tensor activate(const at::Tensor& x, Activation activation);
 
 /// Softmax attention over [heads, tokens, head_dim] views; kv heads may be fewer than heads (grouped-query). A batch of
 /// equal lengths, [B, heads, tokens, head_dim], is taken without grouping and mask (-> [B, tokens, heads · head_dim]).
