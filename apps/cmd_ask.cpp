@@ -77,6 +77,7 @@ int run_ask(Arguments arguments) {
 
   const Session session(host, model_options, options, generation.overrides(options));
   Request request{prompt, load_images(images)};
+  if (images.empty()) info("no --image: the model is asked without a picture");
   const at::NoGradGuard no_grad;
   const auto model = session.create({});
   const ModelInputs inputs = model->preprocess({&request, 1});

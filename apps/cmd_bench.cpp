@@ -2,6 +2,8 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "clock.hpp"
 #include "commands.hpp"
 #include "measure.hpp"
@@ -28,6 +30,7 @@ struct BenchReport {
   Speed speed;
   std::int64_t prompt_tokens = 0;
   std::uint64_t peak_memory = 0, weight_bytes = 0, decode_bytes = 0;
+  std::uint64_t kept_memory = 0;  ///< of the process after the model is gone, beyond what it had before it came
   RolePrecision precision;
 
   /// How much of the memory bandwidth measured around it decoding made use of.
@@ -56,7 +59,12 @@ void BenchOptions::check() const {
 
 BenchReport measure(const Session& session, const BenchOptions& bench) {
   BenchReport report;
+  const std::uint64_t resident = resident_memory();
   std::unique_ptr<Model> model;
+  const auto unload = [&] {
+    model.reset();
+    release_freed_memory();
+  };
   const auto load = [&] {
     const auto start = Clock::now();
     model = session.create({});
@@ -73,10 +81,11 @@ BenchReport measure(const Session& session, const BenchOptions& bench) {
   report.weight_bytes = model->parameters().bytes(report.precision);
   report.decode_bytes = decode_bytes_per_token(*model, report.precision);
   for (std::int64_t repeat = 1; repeat < bench.repeats; ++repeat) {
-    model.reset();
-    release_freed_memory();
+    unload();
     load();
   }
+  unload();
+  report.kept_memory = resident_memory() - std::min(resident_memory(), resident);
   return report;
 }
 
@@ -90,6 +99,7 @@ OrderedJson document(const BenchReport& report) {
           {"prefill_tok_per_s", series(report.speed.prefill_tok_per_s)},
           {"decode_tok_per_s", series(report.speed.decode_tok_per_s)},
           {"peak_memory_bytes", report.peak_memory},
+          {"kept_memory_bytes", report.kept_memory},
           {"weight_bytes", report.weight_bytes},
           {"decode_bytes_per_token", report.decode_bytes},
           {"memory_bandwidth_gb_s", report.speed.bandwidth.median() / 1e9},
@@ -113,6 +123,7 @@ std::string to_table(const BenchReport& report) {
   add("prefill, tokens/s", report.speed.prefill_tok_per_s);
   add("decode, tokens/s", report.speed.decode_tok_per_s);
   Table rest({"peak memory", format_bytes(report.peak_memory)});
+  rest.add({"kept after unloading", format_bytes(report.kept_memory)});
   rest.add({"weights", format_bytes(report.weight_bytes)});
   rest.add({"weights read per token", format_bytes(report.decode_bytes)});
   rest.add({"memory bandwidth", fmt::format("{:.1f} GB/s", report.speed.bandwidth.median() / 1e9)});
@@ -133,7 +144,7 @@ int run_bench(Arguments arguments) {
   bool json = false;
   Options options(
       {"bench", "[options]",
-       "Measures load time, peak memory, vision, prefill and decode, and the memory bandwidth beside them.\n"
+       "Measures load time, memory, vision, prefill and decode, and the memory bandwidth beside them.\n"
        "The picture is made here and fills one tile; min is the smallest value of the repeats, of rates too.",
        "vlmzoo bench --config configs/internvl.yaml --threads 2"});
   bench.add_to(options);

@@ -178,7 +178,7 @@ int run_classify(Arguments arguments) {
   }
   if (json) {
     print_json(document);
-  } else {
+  } else if (!outcome.results.empty()) {
     print(to_table(class_names, outcome.results));
   }
   if (outcome.interrupted) return exit_code(ErrorCode::kInterrupted);

@@ -242,6 +242,13 @@ class Run {
                   "model.classifier.batch_norm needs batches of at least two; raise "
                   "training.batch_size, or set model.classifier.batch_norm=false");
     }
+    if (training_.parallel_batches && (has_batch_norm() || has_dropout())) {
+      throw Error(
+          ErrorCode::kConfig,
+          "training.parallel_batches computes the batches of a step at once, which batch norm and dropout can't "
+          "take; set it to false, or model.classifier.batch_norm=false and model.classifier.dropout_rates to "
+          "zeros");
+    }
   }
 
   int operator()() {
@@ -255,6 +262,12 @@ class Run {
  private:
   bool has_batch_norm() const {
     return std::ranges::any_of(head_.tensors(), [](const NamedTensor& named) { return !named.trainable; });
+  }
+
+  bool has_dropout() const {
+    const ClassifierConfig& classifier = head_.config().classifier;
+    return classifier.type == "mlp" &&
+           std::ranges::any_of(classifier.dropout_rates, [](double rate) { return rate > 0; });
   }
 
   const Model& model() {

@@ -93,8 +93,9 @@ Residency choose_residency(const MemoryNeed& baseline, const MemoryNeed& candida
   }
   const std::uint64_t need = baseline.weights + candidate.weights + std::max(baseline.working, candidate.working);
   const bool together = need <= free;
-  return {together, fmt::format("both models together need {} of {} that are free: they {}", format_bytes(need),
-                                format_bytes(free), together ? "take turns" : "run one after the other")};
+  const std::string sizes = fmt::format("need {} of {} that are free", format_bytes(need), format_bytes(free));
+  return {together, together ? fmt::format("both models fit at once ({}): they take turns, picture by picture", sizes)
+                             : fmt::format("both models don't fit at once ({}): they run one after the other", sizes)};
 }
 
 PairedRuns predict_pair(const Session& baseline, const Session& candidate, const PairedData& data,

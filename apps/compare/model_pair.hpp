@@ -41,7 +41,7 @@ struct MemoryNeed {
 /// Whether both models are in memory at a time, and why.
 struct Residency {
   bool together = false;
-  std::string reason;  ///< "both models together need 1.2 GB of 30 GB that are free: they take turns"
+  std::string reason;  ///< "both models fit at once (need 1.2 GB of 30 GB that are free): they …"
 };
 /// Of two models with `free` bytes of memory.
 Residency choose_residency(const MemoryNeed& baseline, const MemoryNeed& candidate, std::uint64_t free);

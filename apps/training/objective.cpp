@@ -1,13 +1,14 @@
 #include "training/objective.hpp"
 
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/zeros.h>
+#include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
-#include <memory>
 
 #include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/nn/recompute.hpp"
@@ -96,16 +97,13 @@ at::Tensor Objective::training_logits(const Batch& batch, const ImageFeatures& f
   return train_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs, &features).logits;
 }
 
-LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
-  const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
-  const RecomputeScope recompute(training_.memory_efficient);
-  std::unique_ptr<KvCache> cache;  // outlives the backward pass, which may use it again
-  LossParts parts;
-  at::Tensor total;
-  const auto count = [&](std::optional<double>& part, const at::Tensor& loss, double weight) {
-    part = loss.item<double>();
+Objective::Loss Objective::loss(const Batch& batch, const StepTotals& totals, bool language) {
+  Loss loss;
+  LossParts& parts = loss.parts;
+  const auto count = [&](std::optional<double>& part, const at::Tensor& value, double weight) {
+    part = value.item<double>();
     parts.total += weight * *part;
-    if (weight != 0) total = total.defined() ? total + weight * loss : weight * loss;
+    if (weight != 0) loss.total = loss.total.defined() ? loss.total + weight * value : weight * value;
   };
   ImageFeatures features;
   if (!batch.pooled.defined()) features = model_->encode_images(batch.inputs);
@@ -115,14 +113,54 @@ LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool
           training_.classification_loss_weight);
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
-    cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
-    count(parts.language, language_part(batch, features, *cache, totals), training_.language_loss_weight);
+    loss.cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
+    count(parts.language, language_part(batch, features, *loss.cache, totals), training_.language_loss_weight);
   }
   if (regions_ && batch.region_pixels.defined()) {
     count(parts.region, region_part(batch, features, totals), training_.region_loss_weight);
   }
-  if (total.defined() && std::isfinite(parts.total)) total.backward();
-  return parts;
+  if (!std::isfinite(parts.total)) loss.total.reset();
+  return loss;
+}
+
+LossParts Objective::backward(const Batch& batch, const StepTotals& totals, bool language) {
+  const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+  const RecomputeScope recompute(training_.memory_efficient);
+  const Loss made = loss(batch, totals, language);
+  if (made.total.defined()) made.total.backward();
+  return made.parts;
+}
+
+LossParts Objective::backward(const std::vector<Batch>& batches, const StepTotals& totals, bool language) {
+  std::vector<at::Tensor> leaves;
+  for (const TrainedTensor& tensor : trained_) leaves.push_back(tensor.value);
+  struct Result {
+    LossParts parts;
+    std::vector<at::Tensor> gradients;
+  };
+  std::vector<Result> results(batches.size());
+  at::parallel_for(0, std::ssize(batches), /*grain_size=*/1, [&](std::int64_t begin, std::int64_t end) {
+    const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
+    const RecomputeScope recompute(training_.memory_efficient);
+    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
+      const Loss made = loss(batches[i], totals, language);
+      results[i].parts = made.parts;
+      if (!made.total.defined()) continue;
+      results[i].gradients = torch::autograd::grad({made.total}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/false,
+                                                   /*create_graph=*/false, /*allow_unused=*/true);
+    }
+  });
+  LossParts sum;
+  for (const Result& result : results) {
+    sum += result.parts;
+    for (std::size_t i = 0; i < result.gradients.size(); ++i) {
+      const at::Tensor& more = result.gradients[i];
+      if (!more.defined()) continue;
+      at::Tensor& gradient = leaves[i].mutable_grad();
+      gradient = gradient.defined() ? gradient.add_(more) : more.clone(at::MemoryFormat::Contiguous);  // may be shared
+    }
+  }
+  return sum;
 }
 
 at::Tensor Objective::logits(const Batch& batch) const {

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -41,10 +42,23 @@ class Objective {
   /// them. `language`: the language loss counts. Dropout draws from ATen's generator.
   LossParts backward(const Batch& batch, const StepTotals& totals, bool language);
 
+  /// The same for several batches at once, each on one thread, for small models whose products don't fill two.
+  /// Gradients are added in the order of the batches, so they don't depend on the number of threads. Without dropout
+  /// and batch norm only: those have a state that one batch after the other changes.
+  LossParts backward(const std::vector<Batch>& batches, const StepTotals& totals, bool language);
+
   /// Logits [I, K] without dropout, no graph.
   at::Tensor logits(const Batch& batch) const;
 
  private:
+  /// A loss and what its backward pass needs beside its graph.
+  struct Loss {
+    LossParts parts;
+    at::Tensor total;                ///< undefined when no part has a gradient, or it isn't finite
+    std::unique_ptr<KvCache> cache;  ///< the backward pass may use it again
+  };
+  Loss loss(const Batch& batch, const StepTotals& totals, bool language);
+
   at::Tensor training_logits(const Batch& batch, const ImageFeatures& features);
   at::Tensor language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
                            const StepTotals& totals) const;

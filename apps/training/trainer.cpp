@@ -216,11 +216,18 @@ void Trainer::take_step(Window& window) {
   try {
     optimizer_.zero_gradients();
     seed_dropout(training_.seed, state_.step);
+    std::vector<Batch> at_once;
     for (std::int64_t number = first; number < end; ++number) {
-      const Batch batch = next_batch(window);
+      Batch batch = next_batch(window);
       // Of samples that couldn't be read one may be left, which batch norm can't take.
-      if (std::ssize(batch.samples) > (batch_norm_ ? 1 : 0)) loss += objective_.backward(batch, totals, language);
+      if (std::ssize(batch.samples) <= (batch_norm_ ? 1 : 0)) continue;
+      if (training_.parallel_batches) {
+        at_once.push_back(std::move(batch));
+      } else {
+        loss += objective_.backward(batch, totals, language);
+      }
     }
+    if (!at_once.empty()) loss += objective_.backward(at_once, totals, language);
   } catch (...) {
     undo();
     throw;

@@ -196,6 +196,18 @@ class WholeConfig {
       fail("training.fp16", "training.bf16",
            fmt::format("training.fp16 and training.bf16 ({}) can't both be true", place("training.bf16")));
     }
+    if (config_.training.parallel_batches && config_.training.gradient_accumulation_steps == 1) {
+      fail("training.parallel_batches", "training.gradient_accumulation_steps",
+           fmt::format("training.parallel_batches computes the batches of a step at once, and "
+                       "training.gradient_accumulation_steps ({}) is 1; halve batch_size and set it to 2, say",
+                       place("training.gradient_accumulation_steps")));
+    }
+    if (config_.training.parallel_batches && config_.training.memory_efficient) {
+      fail("training.parallel_batches", "training.memory_efficient",
+           fmt::format("training.parallel_batches keeps the intermediate results of several batches, "
+                       "training.memory_efficient ({}) of none; set one of them to false",
+                       place("training.memory_efficient")));
+    }
     if (config_.training.torch_compile) {
       warn_once("training.torch_compile is ignored: there is nothing to compile in a C++ program");
     }

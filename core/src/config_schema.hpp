@@ -71,6 +71,7 @@ void visit_keys(AnyConfig& config, Visitor& visit) {
   visit("training.epochs", training.epochs, Between{1, 1'000'000});
   visit("training.batch_size", training.batch_size, Between{1, 65536});
   visit("training.gradient_accumulation_steps", training.gradient_accumulation_steps, Between{1, 65536});
+  visit("training.parallel_batches", training.parallel_batches);
   visit("training.warmup_steps", training.warmup_steps, Between{0, 1'000'000'000});
   visit("training.max_length", training.max_length, Between{1, 1'000'000});
   visit("training.learning_rate", training.learning_rate, Interval{0, 100, true});

@@ -1,3 +1,4 @@
+#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/addmm.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cmath>
+#include <functional>
 #include <numeric>
 #include <set>
 #include <utility>
@@ -97,9 +99,20 @@ void Optimizer::step(double learning_rate) {
   }
   const at::NoGradGuard no_graph;
   step_adamw(learning_rate);
+  std::vector<std::size_t> matrices;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    if (slots_[i].muon && tensors_[i].value.grad().defined()) step_muon(tensors_[i], slots_[i], learning_rate);
+    if (slots_[i].muon && tensors_[i].value.grad().defined()) matrices.push_back(i);
   }
+  std::ranges::stable_sort(matrices, std::greater(), [&](std::size_t i) { return tensors_[i].value.numel(); });
+  // Each on one thread: their products are small, and the numbers don't depend on how many threads there are.
+  const std::int64_t threads = at::get_num_threads();
+  at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+    const at::NoGradGuard none;
+    for (std::int64_t thread = begin; thread < end; ++thread) {
+      for (auto i = static_cast<std::size_t>(thread); i < matrices.size(); i += static_cast<std::size_t>(threads))
+        step_muon(tensors_[matrices[i]], slots_[matrices[i]], learning_rate);
+    }
+  });
 }
 
 void Optimizer::step_adamw(double learning_rate) {

@@ -46,12 +46,13 @@ for name in "$@"; do
   python3 - $result $name $limit << 'PYTHON' && passed=$((passed + 1)) || failed=$((failed + 1))
 import json, sys
 run, limit = json.load(open(sys.argv[1])), int(sys.argv[3])
-peak = run["peak_memory_bytes"]
+peak, kept = run["peak_memory_bytes"], run["kept_memory_bytes"] / run["weight_bytes"]
 print(f"{sys.argv[2]}: peak {peak / 2**30:.2f} GiB (limit {limit / 2**30:.0f}), weights {run['weight_bytes'] / 1e9:.2f} GB, "
+      f"kept after unloading {kept * 100:.1f} % of that (limit 5), "
       f"load {run['load_s']['median']:.1f} s, vision {run['vision_ms_per_tile']['median'] / 1e3:.1f} s per picture, "
       f"prefill {run['prefill_s']['median']:.1f} s, decode {run['decode_tok_per_s']['median']:.2f} tokens/s "
       f"({run['decode_bandwidth_share'] * 100:.0f} % of the memory bandwidth)")
-sys.exit(peak > limit)
+sys.exit(peak > limit or kept > 0.05)
 PYTHON
 done
 echo "$passed passed, $failed failed, $skipped skipped"

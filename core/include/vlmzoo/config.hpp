@@ -77,7 +77,8 @@ struct TrainingConfig {
   std::int64_t max_eval_samples = 0;            ///< of the validation split; 0: all
   std::int64_t eval_steps = 0, save_steps = 0;  ///< steps between evaluations and checkpoints; 0: each epoch
   std::int64_t logging_steps = 10;
-  std::int64_t seed = 0;  ///< of order, augmentation and dropout
+  std::int64_t seed = 0;          ///< of order, augmentation and dropout
+  bool parallel_batches = false;  ///< a step's batches are computed at once, each on one thread
   bool fp16 = false, bf16 = false, flash_attention = false, torch_compile = false, memory_efficient = false,
        low_cpu_mem_usage = false;
 };

@@ -197,15 +197,15 @@ struct QuantizedRows {
   std::vector<std::vector<std::int64_t>> outliers;  // of each row
 };
 
-/// One row, to its place in each set. `buffer` is one of `in` numbers.
-void quantize_row(const float* row, std::int64_t m, std::int64_t sets, std::vector<float>& buffer,
+/// One row, whose largest magnitude is known, to its place in each set. `buffer` is one of `in` numbers.
+void quantize_row(const float* row, float largest, std::int64_t m, std::int64_t sets, std::vector<float>& buffer,
                   QuantizedRows& result) {
   const std::int64_t rows = result.bytes.size(0) / sets, in = result.bytes.size(1);
   const ByteRange range = ByteRange::of_kernels();
   for (std::int64_t set = 0; set < sets; ++set) {
     std::uint8_t* bytes = result.bytes.mutable_data_ptr<std::uint8_t>() + (set * rows + m) * in;
-    const float largest = std::max(magnitude(row, in).largest, 1e-30F),
-                scale = largest / static_cast<float>(range.steps);
+    largest = std::max(largest, 1e-30F);
+    const float scale = largest / static_cast<float>(range.steps);
     result.scales[static_cast<std::size_t>(set * rows + m)] = scale;
     quantize(row, in, static_cast<float>(range.steps) / largest, range.zero, bytes);
     if (set + 1 == sets) return;
@@ -214,6 +214,7 @@ void quantize_row(const float* row, std::int64_t m, std::int64_t sets, std::vect
       buffer[static_cast<std::size_t>(k)] = row[k] - static_cast<float>(bytes[k] - range.zero) * scale;
     }
     row = buffer.data();
+    largest = magnitude(row, in).largest;
   }
 }
 
@@ -230,7 +231,8 @@ QuantizedRows quantize_rows(const at::Tensor& x, std::int64_t sets) {
       auto& outliers = result.outliers[static_cast<std::size_t>(m)];
       const Magnitude size = magnitude(row, in);
       const float threshold = kOutlier * std::max(1.0F, size.mean);
-      if (size.largest >= threshold) {
+      float largest = size.largest;
+      if (largest >= threshold) {
         inliers.assign(row, row + in);
         for (std::int64_t k = 0; k < in; ++k) {
           if (std::abs(row[k]) < threshold) continue;
@@ -238,8 +240,9 @@ QuantizedRows quantize_rows(const at::Tensor& x, std::int64_t sets) {
           inliers[static_cast<std::size_t>(k)] = 0;
         }
         row = inliers.data();
+        largest = magnitude(row, in).largest;
       }
-      quantize_row(row, m, sets, inliers, result);
+      quantize_row(row, largest, m, sets, inliers, result);
       if (!std::isfinite(size.mean))  // bytes hide it
         result.scales[static_cast<std::size_t>(m)] = std::numeric_limits<float>::quiet_NaN();
     }

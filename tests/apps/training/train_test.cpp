@@ -359,6 +359,11 @@ TEST_CASE("what can't be trained is refused with the reason") {
   refused(set("r2", {"training.cache_features=always", "model.freeze_vision_encoder=false"}), 2,
           {"cache_features", "vision encoder"});
   refused(set("r3", {"training.batch_size=1"}), 2, {"batch_norm", "batch_size"});
+  refused(set("r11", {"training.parallel_batches=true"}), 2, {"parallel_batches", "batch_norm", "dropout_rates"});
+  refused(set("r12", {"training.parallel_batches=true", "training.gradient_accumulation_steps=1"}), 2,
+          {"parallel_batches", "gradient_accumulation_steps", "batch_size"});
+  refused(set("r13", {"training.parallel_batches=true", "training.memory_efficient=true"}), 2,
+          {"parallel_batches", "memory_efficient"});
   refused(set("r4", {"training.fp16=true"}), 1, {"fp16", "bf16"});
   refused(set("r5", {"training.fp16=true", "training.bf16=true"}), 2, {"can't both be true"});
   refused(set("r6", {"model.classifier.hidden_dims=[4, 4]"}), 2, {"hidden_dims", "dropout_rates"});
