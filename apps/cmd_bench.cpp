@@ -2,8 +2,6 @@
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "clock.hpp"
 #include "commands.hpp"
 #include "measure.hpp"
@@ -85,7 +83,8 @@ BenchReport measure(const Session& session, const BenchOptions& bench) {
     load();
   }
   unload();
-  report.kept_memory = resident_memory() - std::min(resident_memory(), resident);
+  const std::uint64_t left = resident_memory();
+  report.kept_memory = left > resident ? left - resident : 0;
   return report;
 }
 

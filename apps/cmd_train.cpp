@@ -265,9 +265,7 @@ class Run {
   }
 
   bool has_dropout() const {
-    const ClassifierConfig& classifier = head_.config().classifier;
-    return classifier.type == "mlp" &&
-           std::ranges::any_of(classifier.dropout_rates, [](double rate) { return rate > 0; });
+    return std::ranges::any_of(head_.config().classifier.dropout_rates, [](double rate) { return rate > 0; });
   }
 
   const Model& model() {

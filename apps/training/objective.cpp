@@ -9,6 +9,7 @@
 #include <torch/csrc/autograd/autograd.h>
 
 #include <cmath>
+#include <limits>
 
 #include "vlmzoo/nn/autocast.hpp"
 #include "vlmzoo/nn/recompute.hpp"
@@ -71,12 +72,17 @@ std::vector<NamedTensor> Objective::state() const {
   return result;
 }
 
+/// Chunks of rows send their gradients to the leaves themselves, in whatever order threads get there.
+std::int64_t Objective::rows_at_once() const {
+  return training_.parallel_batches ? std::numeric_limits<std::int64_t>::max() : LanguageLoss().rows_at_once;
+}
+
 at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
                                     const StepTotals& totals) const {
   const TextOutput output = model_->forward(batch.inputs, &features, cache);
   return language_loss(
       output.last_hidden_state, batch.targets, [this](const at::Tensor& x) { return model_->lm_head(x); },
-      {.label_smoothing = 0}, static_cast<double>(totals.answer_tokens));
+      {.label_smoothing = 0, .rows_at_once = rows_at_once()}, static_cast<double>(totals.answer_tokens));
 }
 
 at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const {
@@ -139,15 +145,17 @@ LossParts Objective::backward(const std::vector<Batch>& batches, const StepTotal
     std::vector<at::Tensor> gradients;
   };
   std::vector<Result> results(batches.size());
-  at::parallel_for(0, std::ssize(batches), /*grain_size=*/1, [&](std::int64_t begin, std::int64_t end) {
+  const std::int64_t threads = at::get_num_threads();
+  at::parallel_for(0, threads, /*grain_size=*/1, [&](std::int64_t begin, std::int64_t end) {
     const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
-    const RecomputeScope recompute(training_.memory_efficient);
-    for (auto i = static_cast<std::size_t>(begin); i < static_cast<std::size_t>(end); ++i) {
-      const Loss made = loss(batches[i], totals, language);
-      results[i].parts = made.parts;
-      if (!made.total.defined()) continue;
-      results[i].gradients = torch::autograd::grad({made.total}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/false,
-                                                   /*create_graph=*/false, /*allow_unused=*/true);
+    for (std::int64_t thread = begin; thread < end; ++thread) {
+      for (auto i = static_cast<std::size_t>(thread); i < batches.size(); i += static_cast<std::size_t>(threads)) {
+        const Loss made = loss(batches[i], totals, language);
+        results[i].parts = made.parts;
+        if (!made.total.defined()) continue;
+        results[i].gradients = torch::autograd::grad({made.total}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/false,
+                                                     /*create_graph=*/false, /*allow_unused=*/true);
+      }
     }
   });
   LossParts sum;

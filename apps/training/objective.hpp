@@ -42,9 +42,10 @@ class Objective {
   /// them. `language`: the language loss counts. Dropout draws from ATen's generator.
   LossParts backward(const Batch& batch, const StepTotals& totals, bool language);
 
-  /// The same for several batches at once, each on one thread, for small models whose products don't fill two.
-  /// Gradients are added in the order of the batches, so they don't depend on the number of threads. Without dropout
-  /// and batch norm only: those have a state that one batch after the other changes.
+  /// The same for several batches at once, each on one thread, for models whose products are too small for several
+  /// threads. Gradients are added in the order of the batches, so they don't depend on the number of threads; those of
+  /// all batches exist at once. Needs training.parallel_batches, and a head without dropout and batch norm: their state
+  /// changes with every batch.
   LossParts backward(const std::vector<Batch>& batches, const StepTotals& totals, bool language);
 
   /// Logits [I, K] without dropout, no graph.
@@ -62,6 +63,7 @@ class Objective {
   at::Tensor training_logits(const Batch& batch, const ImageFeatures& features);
   at::Tensor language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
                            const StepTotals& totals) const;
+  std::int64_t rows_at_once() const;
   at::Tensor region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const;
 
   const Model* model_;

@@ -46,11 +46,13 @@ void seed_dropout(std::int64_t seed, std::int64_t step) {
   at::manual_seed(Random(start + static_cast<std::uint64_t>(step) * Random::kStep).next());
 }
 
-/// Reading pictures shares the processors with training: half of them.
-StreamOptions stream_options() {
+/// Reading pictures shares the processors with training: half of them. A step's batches that are computed at once have
+/// to be there at once.
+StreamOptions stream_options(const TrainingConfig& training) {
   const int processors = static_cast<int>(std::thread::hardware_concurrency());
   const int threads = std::clamp(processors / 2, 1, 8);
-  return {.threads = threads, .ahead = threads + 2};
+  const auto at_once = training.parallel_batches ? static_cast<int>(training.gradient_accumulation_steps) : 1;
+  return {.threads = threads, .ahead = std::max(threads + 1, at_once) + 1};
 }
 
 }  // namespace
@@ -162,7 +164,7 @@ void Trainer::train_to_the_end() {
       [this, first, per_epoch](std::int64_t index) {
         return train_.prepare(plan_.batch(first + index), (first + index) / per_epoch);
       },
-      stream_options());
+      stream_options(training_));
   const std::int64_t eval_every = training_.eval_steps > 0 ? training_.eval_steps : plan_.steps_per_epoch();
   const std::int64_t save_every = training_.save_steps > 0 ? training_.save_steps : plan_.steps_per_epoch();
   Window window;
@@ -288,7 +290,7 @@ Trainer::Validation Trainer::validate() {
         }
         return validation_.prepare(samples, 0);
       },
-      stream_options());
+      stream_options(training_));
   while (const auto batch = stream.next()) {
     if (batch->samples.empty()) continue;
     const at::Tensor logits = objective_.logits(*batch).to(at::kDouble).contiguous();

@@ -24,7 +24,7 @@ namespace vlmzoo {
 namespace {
 
 constexpr std::int64_t kChunk = std::int64_t{1} << 20;  // elements a thread reads and converts at a time
-constexpr std::int64_t kBlock = std::int64_t{1} << 23;  // fp32 elements staged for packing
+constexpr std::int64_t kBlock = std::int64_t{1} << 23;  // elements staged for packing
 constexpr std::size_t kNamed = 20;                      // tensors of a kind named in an error,
 constexpr std::size_t kListed = 1100;                   // or as many as fit into that many bytes
 
@@ -169,8 +169,9 @@ struct Weights::Impl {
   }
 
   void stage(std::int64_t count, at::ScalarType type) {
-    if (!staging.defined() || staging.scalar_type() != type || staging.numel() < count)
-      staging = at::empty({std::max(kBlock, count)}, type);
+    if (staging.defined() && staging.scalar_type() == type && staging.numel() >= count) return;
+    staging.reset();
+    staging = at::empty({std::max(kBlock, count)}, type);
   }
 
   /// The matrices below each other in a kernel's own form, a block of rows at a time; null when there is no such kernel
@@ -242,9 +243,9 @@ at::ScalarType Weights::activation_type(Role role) const {
   }
 }
 
-at::ScalarType Weights::attention_type(Role role) const {
-  const bool bytes = precision_of(impl_->source.precision, role) == Precision::kInt8;
-  return bytes && impl_->source.device.is_cpu() && has_bf16_attention() ? at::kBFloat16 : activation_type(role);
+bool Weights::attention_in_bf16(Role role) const {
+  return precision_of(impl_->source.precision, role) == Precision::kInt8 && impl_->source.device.is_cpu() &&
+         has_bf16_attention();
 }
 
 at::Tensor Weights::tensor(Role role, const std::string& name, std::vector<std::int64_t> shape) {
@@ -301,7 +302,7 @@ Linear Weights::linear(Role role, const std::vector<std::string>& names, std::in
     if (auto kernel = impl_->packed(precision, names, in, outs, biases)) return Linear(std::move(kernel));
   }
   const at::ScalarType type = activation_type(role);
-  if (type == at::kBFloat16 && impl_->source.device.is_cpu() && role != Role::kLanguage &&
+  if (type == at::kBFloat16 && impl_->source.device.is_cpu() && has_bf16_products() && role != Role::kLanguage &&
       !impl_->source.trainable.has(role)) {
     return impl_->for_many_rows(names, in, outs, biases.defined() ? biases.to(type) : biases);
   }

@@ -115,6 +115,9 @@ at::Tensor language_loss(const at::Tensor& hidden, const at::Tensor& targets,
              normalizer > 0 ? normalizer : static_cast<double>(std::max<std::int64_t>(count, 1)),
              AutocastScope::State::of(hidden.device().type())});
 
+  // One chunk's logits exist at a time in any case, so a graph over a single one costs nothing and saves making them
+  // twice.
+  if (at::GradMode::is_enabled() && count > 0 && count <= loss.rows_at_once) return chunks->part(rows, 0);
   at::Tensor total = at::zeros({}, hidden.options().dtype(at::kFloat).requires_grad(false));
   chunks->for_each([&](std::int64_t first, std::int64_t size) {
     const at::NoGradGuard no_graph;

@@ -21,6 +21,9 @@
 namespace vlmzoo {
 namespace {
 
+/// Numbers of a matrix whose products are worth several threads. Muon takes smaller ones side by side, one thread each.
+constexpr std::int64_t kFillsThreads = std::int64_t{1} << 19;
+
 void check_config(const OptimizerConfig& config) {
   const auto check = [](const char* name, double value, double low, double below) {
     if (!(value >= low && value < below)) {
@@ -99,18 +102,22 @@ void Optimizer::step(double learning_rate) {
   }
   const at::NoGradGuard no_graph;
   step_adamw(learning_rate);
-  std::vector<std::size_t> matrices;
+  std::vector<std::size_t> small;
   for (std::size_t i = 0; i < tensors_.size(); ++i) {
-    if (slots_[i].muon && tensors_[i].value.grad().defined()) matrices.push_back(i);
+    if (!slots_[i].muon || !tensors_[i].value.grad().defined()) continue;
+    if (tensors_[i].value.numel() < kFillsThreads) {
+      small.push_back(i);
+    } else {
+      step_muon(tensors_[i], slots_[i], learning_rate);
+    }
   }
-  std::ranges::stable_sort(matrices, std::greater(), [&](std::size_t i) { return tensors_[i].value.numel(); });
-  // Each on one thread: their products are small, and the numbers don't depend on how many threads there are.
+  std::ranges::stable_sort(small, std::greater(), [&](std::size_t i) { return tensors_[i].value.numel(); });
   const std::int64_t threads = at::get_num_threads();
   at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
     const at::NoGradGuard none;
     for (std::int64_t thread = begin; thread < end; ++thread) {
-      for (auto i = static_cast<std::size_t>(thread); i < matrices.size(); i += static_cast<std::size_t>(threads))
-        step_muon(tensors_[matrices[i]], slots_[matrices[i]], learning_rate);
+      for (auto i = static_cast<std::size_t>(thread); i < small.size(); i += static_cast<std::size_t>(threads))
+        step_muon(tensors_[small[i]], slots_[small[i]], learning_rate);
     }
   });
 }

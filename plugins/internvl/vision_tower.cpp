@@ -44,7 +44,7 @@ VisionLayer::VisionLayer(Weights& weights, const InternVlConfig& config, const s
     : heads_(config.vision.heads),
       qk_norm_(config.vision.qk_norm),
       activation_(config.vision.activation),
-      attention_type_(weights.attention_type(kRole)) {
+      attention_in_bf16_(weights.attention_in_bf16(kRole)) {
   const VisionConfig& vision = config.vision;
   const TensorNames& names = config.names;
   const std::int64_t width = vision.hidden_size;
@@ -74,7 +74,9 @@ at::Tensor VisionLayer::attend(const at::Tensor& x) const {
     key = key_norm_(key);
   }
   const auto heads = [&](const at::Tensor& t) {
-    return t.to(attention_type_).reshape({tiles, tokens, heads_, width / heads_}).transpose(1, 2);
+    return (attention_in_bf16_ ? t.to(at::kBFloat16) : t)
+        .reshape({tiles, tokens, heads_, width / heads_})
+        .transpose(1, 2);
   };
   return output_(attention(heads(query), heads(key), heads(qkv.select(2, 2)), /*causal=*/false).to(x.scalar_type()));
 }

@@ -30,7 +30,7 @@ class VisionLayer {
   std::int64_t heads_;
   bool qk_norm_;
   Activation activation_;
-  at::ScalarType attention_type_;
+  bool attention_in_bf16_;
 };
 
 /// InternViT: pixels -> hidden states with the CLS token first.

@@ -39,7 +39,7 @@ at::Tensor add_gated(const at::Tensor& x, const at::Tensor& change, const at::Te
 }  // namespace
 
 VisionLayer::VisionLayer(Weights& weights, const VisionConfig& vision, const std::string& prefix, bool gated)
-    : heads_(vision.heads), activation_(vision.activation), attention_type_(weights.attention_type(kRole)) {
+    : heads_(vision.heads), activation_(vision.activation), attention_in_bf16_(weights.attention_in_bf16(kRole)) {
   const std::int64_t width = vision.hidden_size;
   const std::string attention = prefix + "self_attn.", mlp = prefix + "mlp.";
   norm1_ = take_norm(weights, vision, prefix + "input_layernorm", vision.norm_eps);
@@ -57,7 +57,9 @@ VisionLayer::VisionLayer(Weights& weights, const VisionConfig& vision, const std
 
 at::Tensor VisionLayer::attend(const at::Tensor& x, std::int64_t real) const {
   const std::int64_t pictures = x.size(0), tokens = x.size(1), width = x.size(2);
-  const at::Tensor qkv = qkv_(x).to(attention_type_).view({pictures, tokens, 3, heads_, width / heads_});
+  const at::Tensor projected = qkv_(x);
+  const at::Tensor qkv = (attention_in_bf16_ ? projected.to(at::kBFloat16) : projected)
+                             .view({pictures, tokens, 3, heads_, width / heads_});
   const at::Tensor query = qkv.select(2, 0).transpose(1, 2), key = qkv.select(2, 1).transpose(1, 2),
                    value = qkv.select(2, 2).transpose(1, 2);  // [I, heads, T, C / heads]
   const at::Tensor of_real = attention(query.narrow(2, 0, real), key, value, /*causal=*/false);

@@ -30,7 +30,7 @@ class VisionLayer {
   at::Tensor attention_gate_, mlp_gate_;  // undefined in local layers
   std::int64_t heads_;
   Activation activation_;
-  at::ScalarType attention_type_;
+  bool attention_in_bf16_;
 };
 
 /// An embedding per tile of every aspect ratio, scaled by tanh of a gate.

@@ -586,8 +586,8 @@ TEST_CASE("bench reports every figure under its agreed name") {
   REQUIRE(result.code == 0);
   const Json document = Json::parse(result.out);
   CHECK(keys(document) == std::set<std::string>{"load_s", "vision_ms_per_tile", "prefill_s", "prefill_tok_per_s",
-                                                "decode_tok_per_s", "peak_memory_bytes", "weight_bytes",
-                                                "decode_bytes_per_token", "memory_bandwidth_gb_s",
+                                                "decode_tok_per_s", "peak_memory_bytes", "kept_memory_bytes",
+                                                "weight_bytes", "decode_bytes_per_token", "memory_bandwidth_gb_s",
                                                 "decode_bandwidth_share", "precision", "threads", "cpu"});
   for (const char* name : {"load_s", "vision_ms_per_tile", "prefill_s", "prefill_tok_per_s", "decode_tok_per_s"}) {
     CAPTURE(name);
@@ -597,6 +597,7 @@ TEST_CASE("bench reports every figure under its agreed name") {
   CHECK(document["threads"] == 1);
   CHECK(document["precision"]["language"] == "fp32");
   CHECK(document["peak_memory_bytes"] > document["weight_bytes"]);
+  CHECK(document["kept_memory_bytes"] < document["peak_memory_bytes"]);
   CHECK(document["decode_bytes_per_token"] < document["weight_bytes"]);
   CHECK(document["decode_bytes_per_token"] > 0);
   // The median of three is one of them, so that both figures of prefill belong to one run.

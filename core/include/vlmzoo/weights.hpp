@@ -99,8 +99,8 @@ class VLMZOO_API Weights {
 
   const Parameters& parameters() const;
   at::ScalarType activation_type(Role role) const;
-  /// What attention is best computed in: activation_type, but bf16 beside int8 weights where that is the faster one.
-  at::ScalarType attention_type(Role role) const;
+  /// Whether fp32 activations are better cast to bf16 for attention: beside int8 weights, where that is the faster one.
+  bool attention_in_bf16(Role role) const;
   at::Device device() const;
 
   /// Throws Error(kMismatch) with every missing, unexpected and misshaped tensor: counted, the first 20 of each named.

@@ -16,7 +16,7 @@ at::Tensor causal_mask(std::int64_t queries, std::int64_t keys, at::Device devic
   return at::ones({queries, keys}, at::TensorOptions().dtype(at::kBool).device(device)).tril(keys - queries);
 }
 
-/// For [B, heads, T, d], when there are enough queries to fill a block.
+/// For [B, heads, T, d], when there are enough queries to be worth blocks of them.
 bool suits_bf16_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value) {
   constexpr std::int64_t kFewest = 16;
   if (!has_bf16_attention() || !query.is_cpu() || query.size(2) < kFewest || query.size(3) % 2 != 0) return false;

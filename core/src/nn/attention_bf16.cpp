@@ -3,6 +3,7 @@
 // since LibTorch keeps a compiled kernel for each size it has seen.
 #include "attention_bf16.hpp"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -11,6 +12,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstdlib>
 #include <vector>
 
 #include "vlmzoo/system.hpp"
@@ -140,10 +142,10 @@ class HeadAttention {
     count_ = keys.count;
   }
 
-  /// Row t of the result to `to` + t · stride.
-  void run(const Rows& queries, c10::BFloat16* to, std::int64_t stride) {
-    for (std::int64_t first = 0; first < queries.count; first += kQueries) {
-      const std::int64_t rows = std::min(kQueries, queries.count - first);
+  /// Rows [begin, end) of the result, row t to `to` + t · stride.
+  void run(const Rows& queries, std::int64_t begin, std::int64_t end, c10::BFloat16* to, std::int64_t stride) {
+    for (std::int64_t first = begin; first < end; first += kQueries) {
+      const std::int64_t rows = std::min(kQueries, end - first);
       for (std::int64_t r = 0; r < rows; ++r)
         std::copy_n(queries.data + (first + r) * queries.stride, width_, queries_.data() + r * width_);
       block(rows, causal_ ? count_ - queries.count + first + 1 : count_, to + first * stride, stride);
@@ -185,19 +187,30 @@ class HeadAttention {
 
 }  // namespace
 
-bool has_bf16_attention() { return cpu_features().avx512_bf16 && !cpu_features().amx_bf16; }
+bool has_bf16_attention() {
+  // LibTorch's brgemm throws where oneDNN is switched off or held back from AVX-512.
+  static const bool limited =
+      std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr || std::getenv("DNNL_MAX_CPU_ISA") != nullptr;
+  return cpu_features().avx512_bf16 && !cpu_features().amx_bf16 && !limited && at::globalContext().userEnabledMkldnn();
+}
 
 at::Tensor bf16_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {
   const std::int64_t batch = query.size(0), heads = query.size(1), tokens = query.size(2), width = query.size(3),
                      group = heads / key.size(1);
   at::Tensor result = at::empty({batch, tokens, heads * width}, query.options());
   auto* to = result.mutable_data_ptr<c10::BFloat16>();
-  at::parallel_for(0, batch * heads, 1, [&](std::int64_t begin, std::int64_t end) {
+  // Where there are more threads than heads, a head's queries are shared out too.
+  const std::int64_t blocks = (tokens + kQueries - 1) / kQueries, wanted = 2 * at::get_num_threads();
+  const std::int64_t parts = std::clamp<std::int64_t>((wanted - 1) / (batch * heads) + 1, 1, blocks);
+  at::parallel_for(0, batch * heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
     HeadAttention attention(key.size(2), width, causal);
     for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t b = i / heads, head = i % heads;
-      if (i == begin || head % group == 0) attention.take(Rows(key, b, head / group), Rows(value, b, head / group));
-      attention.run(Rows(query, b, head), to + b * tokens * heads * width + head * width, heads * width);
+      const std::int64_t part = i % parts, head = i / parts % heads, b = i / parts / heads;
+      if (i == begin || (part == 0 && head % group == 0))
+        attention.take(Rows(key, b, head / group), Rows(value, b, head / group));
+      const std::int64_t first = blocks * part / parts * kQueries, last = blocks * (part + 1) / parts * kQueries;
+      attention.run(Rows(query, b, head), first, std::min(last, tokens), to + b * tokens * heads * width + head * width,
+                    heads * width);
     }
     at::native::cpublas::brgemm_release();
   });

@@ -75,9 +75,10 @@ class Bf16Kernel final : public Linear::Kernel {
 
 }  // namespace
 
+bool has_bf16_products() { return cpu_features().avx512_bf16 || cpu_features().amx_bf16; }
+
 std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias) {
-  const CpuFeatures& features = cpu_features();
-  if (!weight.is_cpu() || !(features.avx512_bf16 || features.amx_bf16)) return nullptr;
+  if (!weight.is_cpu() || !has_bf16_products()) return nullptr;
   return std::make_shared<Bf16Kernel>(weight, bias);
 }
 

@@ -18,8 +18,9 @@
 /// I pictures, B prompts, C width of the vision tower, H width of the text model, K classes, V vocabulary. All in fp32.
 /// ClassifierConfig makes variants of the first line: pooled by attention, classified by one Linear, or by the second
 /// line's multimodal_embeddings (then I = B). run_head.hpp runs any of them. Names, file format and the same module in
-/// PyTorch: docs/heads.md. Const methods may run concurrently; a head in training belongs to one thread. Nothing
-/// detaches: gradients reach the features and every trainable tensor.
+/// PyTorch: docs/heads.md. Const methods may run concurrently; a head in training belongs to one thread (forward passes
+/// of one without dropout and batch norm may run concurrently). Nothing detaches: gradients reach the features and
+/// every trainable tensor.
 namespace vlmzoo {
 
 /// What a head is made for and of; stored in its file.

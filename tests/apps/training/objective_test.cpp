@@ -131,7 +131,7 @@ TEST_CASE(
     const auto model = trainable_model(config);
     const Dataset data = dataset();
     const BatchMaker maker(*model, data, text_plan());
-    const std::vector<std::vector<std::int64_t>> batches = {{0, 1}, {2}, {3, 4, 5}};
+    const std::vector<std::vector<std::int64_t>> batches = {{0, 1}, {2}, {3}, {4}, {5}};
     const auto in_turn = gradients(*model, make_head(model->info(), config), {}, maker, batches);
     TrainingConfig at_once;
     at_once.parallel_batches = true;

@@ -5,11 +5,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <sstream>
 #include <string>
 #include <thread>
@@ -282,6 +284,31 @@ TEST_CASE("a run that is killed at any moment goes on to the same bits as one th
   REQUIRE(vlmzoo(made.jointly("internvl", "unbroken", {"--resume"})).code == 0);
   CHECK(tensors_of(run / "head.safetensors") == head);
   check_steps(run);
+}
+
+TEST_CASE("batches computed at once give the losses of one after the other, the same bits with any number of threads") {
+  const Material& made = material();
+  const auto losses = [&](const std::string& run, const std::string& threads, bool at_once) {
+    std::vector<std::string> arguments = made.jointly(
+        "internvl", run,
+        {"--set", "model.classifier.batch_norm=false", "--set", "model.classifier.dropout_rates=[0]", "--set",
+         "training.optimizer=muon", "--set", fmt::format("training.parallel_batches={}", at_once)});
+    *std::next(std::ranges::find(arguments, "--threads")) = threads;
+    const Result result = vlmzoo(arguments);
+    INFO(result.err);
+    REQUIRE(result.code == 0);
+    std::vector<double> values;
+    for (const Json& line : metrics(made.folder / run)) {
+      if (line.contains("loss")) values.push_back(line.at("loss").get<double>());
+    }
+    return values;
+  };
+  const std::vector<double> in_turn = losses("in_turn", "1", false), alone = losses("alone", "1", true),
+                            together = losses("together", "3", true);
+  REQUIRE(in_turn.size() >= 4);
+  REQUIRE(alone.size() == in_turn.size());
+  for (std::size_t i = 0; i < in_turn.size(); ++i) CHECK(std::abs(alone[i] - in_turn[i]) < 1e-3 * in_turn[i]);
+  CHECK(alone == together);
 }
 
 TEST_CASE("SIGTERM saves and stops, and the run goes on to the same bits") {

@@ -26,9 +26,9 @@ class VLMZOO_API Linear {
   /// The plain kernel over an existing tensor of any floating type, shared, not copied.
   static Linear plain(const at::Tensor& weight, const at::Tensor& bias);
 
-  /// `weight` [out, in] and `bias` [out] or undefined, bf16, copied into the order that oneDNN multiplies in: many rows
-  /// take a tenth less time than with plain(), a single one takes longer. plain() over a copy where the processor has
-  /// no bf16 products.
+  /// `weight` [out, in] bf16, copied into the order that oneDNN multiplies in, and `bias` [out] bf16 or undefined: many
+  /// rows take a tenth less time than with plain(), a single one takes longer. plain() over a copy where the processor
+  /// has no bf16 products.
   static Linear for_many_rows(const at::Tensor& weight, const at::Tensor& bias);
 
   /// x [..., in] -> [..., out], in x's type.
