@@ -8,6 +8,7 @@
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
+#include <limits>
 #include <memory>
 #include <utility>
 
@@ -115,9 +116,9 @@ at::Tensor language_loss(const at::Tensor& hidden, const at::Tensor& targets,
              normalizer > 0 ? normalizer : static_cast<double>(std::max<std::int64_t>(count, 1)),
              AutocastScope::State::of(hidden.device().type())});
 
-  // One chunk's logits exist at a time in any case, so a graph over a single one costs nothing and saves making them
-  // twice.
-  if (at::GradMode::is_enabled() && count > 0 && count <= loss.rows_at_once) return chunks->part(rows, 0);
+  // Asked for all rows at once there is one graph, whose gradients reach lm_head's weights through the caller's pass.
+  if (at::GradMode::is_enabled() && count > 0 && loss.rows_at_once == std::numeric_limits<std::int64_t>::max())
+    return chunks->part(rows, 0);
   at::Tensor total = at::zeros({}, hidden.options().dtype(at::kFloat).requires_grad(false));
   chunks->for_each([&](std::int64_t first, std::int64_t size) {
     const at::NoGradGuard no_graph;
