@@ -1,6 +1,5 @@
 #include "training/objective.hpp"
 
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/binary_cross_entropy_with_logits.h>
 #include <ATen/ops/empty.h>
@@ -12,6 +11,7 @@
 #include <limits>
 
 #include "vlmzoo/nn/autocast.hpp"
+#include "vlmzoo/nn/one_thread_each.hpp"
 #include "vlmzoo/nn/recompute.hpp"
 #include "vlmzoo/run_head.hpp"
 #include "vlmzoo/weights.hpp"
@@ -72,7 +72,7 @@ std::vector<NamedTensor> Objective::state() const {
   return result;
 }
 
-/// Chunks of rows send their gradients to the leaves themselves, in whatever order threads get there.
+/// Several chunks would add to the leaves' gradients themselves, in whatever order threads get there.
 std::int64_t Objective::rows_at_once() const {
   return training_.parallel_batches ? std::numeric_limits<std::int64_t>::max() : LanguageLoss().rows_at_once;
 }
@@ -145,18 +145,14 @@ LossParts Objective::backward(const std::vector<Batch>& batches, const StepTotal
     std::vector<at::Tensor> gradients;
   };
   std::vector<Result> results(batches.size());
-  const std::int64_t threads = at::get_num_threads();
-  at::parallel_for(0, threads, /*grain_size=*/1, [&](std::int64_t begin, std::int64_t end) {
+  one_thread_each(std::ssize(batches), [&](std::int64_t index) {
     const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
-    for (std::int64_t thread = begin; thread < end; ++thread) {
-      for (auto i = static_cast<std::size_t>(thread); i < batches.size(); i += static_cast<std::size_t>(threads)) {
-        const Loss made = loss(batches[i], totals, language);
-        results[i].parts = made.parts;
-        if (!made.total.defined()) continue;
-        results[i].gradients = torch::autograd::grad({made.total}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/false,
-                                                     /*create_graph=*/false, /*allow_unused=*/true);
-      }
-    }
+    const auto i = static_cast<std::size_t>(index);
+    const Loss made = loss(batches[i], totals, language);
+    results[i].parts = made.parts;
+    if (!made.total.defined()) return;
+    results[i].gradients = torch::autograd::grad({made.total}, leaves, /*grad_outputs=*/{}, /*retain_graph=*/false,
+                                                 /*create_graph=*/false, /*allow_unused=*/true);
   });
   LossParts sum;
   for (const Result& result : results) {

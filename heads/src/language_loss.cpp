@@ -8,7 +8,6 @@
 #include <torch/csrc/autograd/functions/utils.h>
 
 #include <algorithm>
-#include <limits>
 #include <memory>
 #include <utility>
 
@@ -116,9 +115,11 @@ at::Tensor language_loss(const at::Tensor& hidden, const at::Tensor& targets,
              normalizer > 0 ? normalizer : static_cast<double>(std::max<std::int64_t>(count, 1)),
              AutocastScope::State::of(hidden.device().type())});
 
-  // Asked for all rows at once there is one graph, whose gradients reach lm_head's weights through the caller's pass.
-  if (at::GradMode::is_enabled() && count > 0 && loss.rows_at_once == std::numeric_limits<std::int64_t>::max())
+  // One chunk's logits exist in any case: a graph over them saves making them twice.
+  if (at::GradMode::is_enabled() && count > 0 && count <= loss.rows_at_once) {
+    const AutocastScope scope(chunks->autocast);
     return chunks->part(rows, 0);
+  }
   at::Tensor total = at::zeros({}, hidden.options().dtype(at::kFloat).requires_grad(false));
   chunks->for_each([&](std::int64_t first, std::int64_t size) {
     const at::NoGradGuard no_graph;

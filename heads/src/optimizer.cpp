@@ -1,4 +1,3 @@
-#include <ATen/Parallel.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/_fused_adamw.h>
 #include <ATen/ops/addmm.h>
@@ -16,6 +15,7 @@
 #include <utility>
 
 #include "head_layout.hpp"
+#include "vlmzoo/nn/one_thread_each.hpp"
 #include "vlmzoo/training.hpp"
 
 namespace vlmzoo {
@@ -112,13 +112,10 @@ void Optimizer::step(double learning_rate) {
     }
   }
   std::ranges::stable_sort(small, std::greater(), [&](std::size_t i) { return tensors_[i].value.numel(); });
-  const std::int64_t threads = at::get_num_threads();
-  at::parallel_for(0, threads, 1, [&](std::int64_t begin, std::int64_t end) {
+  one_thread_each(std::ssize(small), [&](std::int64_t i) {
     const at::NoGradGuard none;
-    for (std::int64_t thread = begin; thread < end; ++thread) {
-      for (auto i = static_cast<std::size_t>(thread); i < small.size(); i += static_cast<std::size_t>(threads))
-        step_muon(tensors_[small[i]], slots_[small[i]], learning_rate);
-    }
+    const std::size_t index = small[static_cast<std::size_t>(i)];
+    step_muon(tensors_[index], slots_[index], learning_rate);
   });
 }
 

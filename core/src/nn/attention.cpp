@@ -21,7 +21,7 @@ bool suits_bf16_attention(const at::Tensor& query, const at::Tensor& key, const 
   constexpr std::int64_t kFewest = 16;
   if (!has_bf16_attention() || !query.is_cpu() || query.size(2) < kFewest || query.size(3) % 2 != 0) return false;
   for (const at::Tensor* x : {&query, &key, &value}) {
-    if (x->scalar_type() != at::kBFloat16 || x->stride(3) != 1) return false;
+    if (x->scalar_type() != at::kBFloat16 || x->stride(3) != 1 || x->numel() == 0) return false;
     if (c10::GradMode::is_enabled() && x->requires_grad()) return false;
   }
   return true;

@@ -108,8 +108,7 @@ Linear Linear::plain(const at::Tensor& weight, const at::Tensor& bias) {
 }
 
 Linear Linear::for_many_rows(const at::Tensor& weight, const at::Tensor& bias) {
-  if (auto kernel = make_bf16_kernel(weight, bias)) return Linear(std::move(kernel));
-  return plain(weight.clone(), bias);
+  return Linear(make_bf16_kernel(weight, bias));
 }
 
 at::Tensor Linear::rows(const at::Tensor& x) const {

@@ -7,6 +7,7 @@
 #include <string_view>
 
 #include "linear_kernel.hpp"
+#include "vlmzoo/error.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo {
@@ -78,7 +79,8 @@ class Bf16Kernel final : public Linear::Kernel {
 bool has_bf16_products() { return cpu_features().avx512_bf16 || cpu_features().amx_bf16; }
 
 std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias) {
-  if (!weight.is_cpu() || !has_bf16_products()) return nullptr;
+  if (!has_bf16_products())
+    throw Error(ErrorCode::kUnsupported, "bf16 weights in oneDNN's order need a processor with avx512_bf16 or AMX");
   return std::make_shared<Bf16Kernel>(weight, bias);
 }
 

@@ -52,7 +52,7 @@ std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);
 
 bool has_bf16_products();  ///< of this processor
-/// oneDNN's kernel for many rows, over a copy of bf16 weights. Null without bf16 products.
+/// oneDNN's kernel for many rows, over a copy of bf16 weights. Error: kUnsupported without bf16 products.
 std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias);
 
 /// y[m] = x[m] Wᵀ for few rows: every weight is read once, at memory speed. `weight` [out, in] bf16, fp16 or fp32; x

@@ -40,9 +40,10 @@ std::int64_t target_count(const at::Tensor& targets, const LanguageLoss& loss = 
 
 /// Next-token cross-entropy through `lm_head` ([n, H] -> [n, V], Model::lm_head), as an fp32 scalar: the sum over
 /// targets that count / `normalizer`; 0 stands for their number. `hidden` is [..., H], `targets` int64 [...]: at each
-/// position the token that should follow. lm_head sees only rows that count, at most `rows_at_once` of them; their
-/// logits are made again in backward (under the same autocast), so [B, L, V] never exists. Gradients reach `hidden` and
-/// the leaves that lm_head uses. Without any target that counts the loss is 0, and so are its gradients.
+/// position the token that should follow. lm_head sees only rows that count, at most `rows_at_once` of them: where
+/// there are more, logits are made again in backward (under the same autocast), so [B, L, V] never exists, and the
+/// gradients of lm_head's leaves are added to them by the way, whatever inputs the caller asks gradients of. Without
+/// any target that counts the loss is 0, and so are its gradients.
 at::Tensor language_loss(const at::Tensor& hidden, const at::Tensor& targets,
                          std::function<at::Tensor(const at::Tensor&)> lm_head, const LanguageLoss& loss = {},
                          double normalizer = 0);

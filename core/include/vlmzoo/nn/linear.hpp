@@ -27,8 +27,8 @@ class VLMZOO_API Linear {
   static Linear plain(const at::Tensor& weight, const at::Tensor& bias);
 
   /// `weight` [out, in] bf16, copied into the order that oneDNN multiplies in, and `bias` [out] bf16 or undefined: many
-  /// rows take a tenth less time than with plain(), a single one takes longer. plain() over a copy where the processor
-  /// has no bf16 products.
+  /// rows take a tenth less time than with plain(), a single one takes longer. Error: kUnsupported on a processor
+  /// without bf16 products.
   static Linear for_many_rows(const at::Tensor& weight, const at::Tensor& bias);
 
   /// x [..., in] -> [..., out], in x's type.
