@@ -1,6 +1,7 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/tensor.h>
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <filesystem>
@@ -243,11 +244,12 @@ class Run {
                   "training.batch_size, or set model.classifier.batch_norm=false");
     }
     if (training_.parallel_batches && (has_batch_norm() || has_dropout())) {
-      throw Error(
-          ErrorCode::kConfig,
-          "training.parallel_batches computes the batches of a step at once, which batch norm and dropout can't "
-          "take; set it to false, or model.classifier.batch_norm=false and model.classifier.dropout_rates to "
-          "zeros");
+      const ClassifierConfig& classifier = head_.config().classifier;
+      throw Error(ErrorCode::kConfig,
+                  fmt::format("training.parallel_batches computes the batches of a step at once, which batch norm and "
+                              "dropout can't take, and model.classifier has batch_norm {} and dropout_rates [{}]; set "
+                              "these to false and zeros, or parallel_batches to false",
+                              classifier.batch_norm, fmt::join(classifier.dropout_rates, ", ")));
     }
   }
 

@@ -3,7 +3,6 @@
 // since LibTorch keeps a compiled kernel for each size it has seen.
 #include "attention_bf16.hpp"
 
-#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
 #include <ATen/ops/empty.h>
@@ -12,9 +11,9 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
-#include <cstdlib>
 #include <vector>
 
+#include "linear_kernel.hpp"
 #include "vlmzoo/system.hpp"
 
 #if defined(__x86_64__)
@@ -187,12 +186,7 @@ class HeadAttention {
 
 }  // namespace
 
-bool has_bf16_attention() {
-  // LibTorch's brgemm throws where oneDNN is switched off or held back from AVX-512.
-  static const bool limited =
-      std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr || std::getenv("DNNL_MAX_CPU_ISA") != nullptr;
-  return cpu_features().avx512_bf16 && !cpu_features().amx_bf16 && !limited && at::globalContext().userEnabledMkldnn();
-}
+bool has_bf16_attention() { return has_bf16_products() && cpu_features().avx512_bf16 && !cpu_features().amx_bf16; }
 
 at::Tensor bf16_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {
   const std::int64_t batch = query.size(0), heads = query.size(1), tokens = query.size(2), width = query.size(3),

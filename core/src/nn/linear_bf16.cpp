@@ -1,8 +1,10 @@
 // oneDNN's product over bf16 weights in its own order. LibTorch reaches it by operators that only its compiler calls;
 // it would reorder plain weights in every call.
+#include <ATen/Context.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include <cstdlib>
 #include <optional>
 #include <string_view>
 
@@ -76,11 +78,19 @@ class Bf16Kernel final : public Linear::Kernel {
 
 }  // namespace
 
-bool has_bf16_products() { return cpu_features().avx512_bf16 || cpu_features().amx_bf16; }
+bool has_bf16_products() {
+  // LibTorch's operators throw where oneDNN is held back from AVX-512 or switched off.
+  static const bool limited =
+      std::getenv("ONEDNN_MAX_CPU_ISA") != nullptr || std::getenv("DNNL_MAX_CPU_ISA") != nullptr;
+  const bool has = cpu_features().avx512_bf16 || cpu_features().amx_bf16;
+  return has && !limited && at::globalContext().userEnabledMkldnn();
+}
 
 std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias) {
   if (!has_bf16_products())
-    throw Error(ErrorCode::kUnsupported, "bf16 weights in oneDNN's order need a processor with avx512_bf16 or AMX");
+    throw Error(ErrorCode::kUnsupported,
+                "bf16 weights in oneDNN's order need a processor with avx512_bf16 or AMX, and oneDNN without "
+                "ONEDNN_MAX_CPU_ISA");
   return std::make_shared<Bf16Kernel>(weight, bias);
 }
 

@@ -51,7 +51,7 @@ std::unique_ptr<RowPacker> make_fp16_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);
 
-bool has_bf16_products();  ///< of this processor
+bool has_bf16_products();  ///< of this processor, by oneDNN
 /// oneDNN's kernel for many rows, over a copy of bf16 weights. Error: kUnsupported without bf16 products.
 std::shared_ptr<const Linear::Kernel> make_bf16_kernel(const at::Tensor& weight, const at::Tensor& bias);
 
