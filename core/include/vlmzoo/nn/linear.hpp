@@ -13,8 +13,8 @@ namespace vlmzoo {
 
 /// y = x Wᵀ + b behind one face; layers don't know the kernel. Kernels: *plain* (a weight tensor in the activations'
 /// type, differentiable; bf16 rows are read by a matrix-vector kernel of our own while decoding), *bf16 for many rows*
-/// (oneDNN's order of weights, for vision), *fp16* (FBGEMM: 16-bit weights, fp32 activations) and *int8* (FBGEMM:
-/// per-output-channel weights, per-token activations). Immutable and cheap to copy; concurrent calls are fine.
+/// (oneDNN's order of weights, for vision), *fp16* (FBGEMM: 16-bit weights, fp32 activations) and *int8* (FBGEMM
+/// or our own: per-output-channel weights, per-token activations). Immutable and cheap to copy; concurrent calls are fine.
 class VLMZOO_API Linear {
  public:
   Linear() = default;
@@ -39,7 +39,7 @@ class VLMZOO_API Linear {
   std::int64_t in_features() const;
   std::int64_t out_features() const;
   std::uint64_t bytes() const;      ///< that a product reads: weights, scales, bias
-  const char* kernel_name() const;  ///< "fp32", "bf16", "onednn-bf16", "fbgemm-fp16", "fbgemm-int8"
+  const char* kernel_name() const;  ///< "fp32", "bf16", "onednn-bf16", "fbgemm-fp16", "fbgemm-int8", "avx2-int8"
   explicit operator bool() const { return kernel_ != nullptr; }
 
   class Kernel;
