@@ -3,9 +3,7 @@
 // since LibTorch keeps a compiled kernel for each size it has seen.
 #include "attention_bf16.hpp"
 
-#include <ATen/Parallel.h>
 #include <ATen/native/CPUBlas.h>
-#include <ATen/ops/empty.h>
 #include <c10/util/BFloat16.h>
 
 #include <algorithm>
@@ -13,6 +11,7 @@
 #include <cmath>
 #include <vector>
 
+#include "attention_heads.hpp"
 #include "linear_kernel.hpp"
 #include "vlmzoo/system.hpp"
 
@@ -27,7 +26,7 @@ namespace {
 
 #define VLMZOO_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512bf16")))
 
-constexpr std::int64_t kQueries = 32, kKeys = 64, kLanes = 16;
+constexpr std::int64_t kKeys = 64, kLanes = 16;
 
 VLMZOO_AVX512 __mmask16 first_lanes(std::int64_t count) {
   return static_cast<__mmask16>((1U << std::clamp<std::int64_t>(count, 0, kLanes)) - 1);
@@ -80,17 +79,7 @@ VLMZOO_AVX512 void store_row(const float* row, std::int64_t width, float factor,
   }
 }
 
-/// The rows of one head: bf16 [count, width], `stride` apart.
-struct Rows {
-  const c10::BFloat16* data;
-  std::int64_t stride, count, width;
-
-  Rows(const at::Tensor& x, std::int64_t batch, std::int64_t head)
-      : data(x.const_data_ptr<c10::BFloat16>() + batch * x.stride(0) + head * x.stride(1)),
-        stride(x.stride(2)),
-        count(x.size(2)),
-        width(x.size(3)) {}
-};
+using Rows = HeadRows<c10::BFloat16>;
 
 /// Panels of kKeys keys, each [width / 2, kKeys] pairs of neighbouring numbers; zeros behind the last key.
 VLMZOO_AVX512 void pack_keys(const Rows& keys, std::uint32_t* to) {
@@ -118,10 +107,11 @@ void pack_values(const Rows& values, std::int64_t count, std::uint32_t* to) {
   }
 }
 
-/// What one thread works with.
-class HeadAttention {
+class Bf16Head {
  public:
-  HeadAttention(std::int64_t keys, std::int64_t width, bool causal)
+  static constexpr std::int64_t kQueries = 32;
+
+  Bf16Head(std::int64_t keys, std::int64_t width, bool causal)
       : padded_((keys + kKeys - 1) / kKeys * kKeys),
         // One of few sizes, for few compiled kernels; not a power of two, whose rows would share cache lines.
         row_(static_cast<std::int64_t>(std::bit_ceil(static_cast<std::uint64_t>(padded_))) + kKeys),
@@ -134,6 +124,10 @@ class HeadAttention {
         weights_(static_cast<std::size_t>(kQueries * row_)),
         scores_(static_cast<std::size_t>(kQueries * row_)),
         sums_(static_cast<std::size_t>(kQueries * width)) {}
+
+  ~Bf16Head() { at::native::cpublas::brgemm_release(); }
+  Bf16Head(const Bf16Head&) = delete;
+  Bf16Head& operator=(const Bf16Head&) = delete;
 
   void take(const Rows& keys, const Rows& values) {
     pack_keys(keys, keys_.data());
@@ -189,26 +183,7 @@ class HeadAttention {
 bool has_bf16_attention() { return has_bf16_products() && cpu_features().avx512_bf16 && !cpu_features().amx_bf16; }
 
 at::Tensor bf16_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value, bool causal) {
-  const std::int64_t batch = query.size(0), heads = query.size(1), tokens = query.size(2), width = query.size(3),
-                     group = heads / key.size(1);
-  at::Tensor result = at::empty({batch, tokens, heads * width}, query.options());
-  auto* to = result.mutable_data_ptr<c10::BFloat16>();
-  // Where there are more threads than heads, a head's queries are shared out too.
-  const std::int64_t blocks = (tokens + kQueries - 1) / kQueries, wanted = 2 * at::get_num_threads();
-  const std::int64_t parts = std::clamp<std::int64_t>((wanted - 1) / (batch * heads) + 1, 1, blocks);
-  at::parallel_for(0, batch * heads * parts, 1, [&](std::int64_t begin, std::int64_t end) {
-    HeadAttention attention(key.size(2), width, causal);
-    for (std::int64_t i = begin; i < end; ++i) {
-      const std::int64_t part = i % parts, head = i / parts % heads, b = i / parts / heads;
-      if (i == begin || (part == 0 && head % group == 0))
-        attention.take(Rows(key, b, head / group), Rows(value, b, head / group));
-      const std::int64_t first = blocks * part / parts * kQueries, last = blocks * (part + 1) / parts * kQueries;
-      attention.run(Rows(query, b, head), first, std::min(last, tokens), to + b * tokens * heads * width + head * width,
-                    heads * width);
-    }
-    at::native::cpublas::brgemm_release();
-  });
-  return result;
+  return attention_by_heads<Bf16Head, c10::BFloat16>(query, key, value, causal);
 }
 #else
 bool has_bf16_attention() { return false; }
