@@ -53,8 +53,8 @@ class CrossAttentionLayer {
   /// `prefix` is "….layers.3.", `index` its place among the layers of this kind.
   CrossAttentionLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix, std::size_t index);
 
-  /// Adds pictures' tokens [n, H] to what `seen` holds of this layer.
-  void add_images(const at::Tensor& image_embeds, SeenImages& seen) const;
+  /// Adds pictures' tokens [n, H], of which sequence i owns `counts[i]`, to what the cache holds of this layer.
+  void add_images(const at::Tensor& image_embeds, const std::vector<std::int64_t>& counts, CrossCache& cache) const;
   /// [T, H] -> [T, H]
   at::Tensor operator()(const at::Tensor& hidden, const CrossRows& rows, const CrossCache& cache) const;
 

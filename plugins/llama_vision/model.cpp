@@ -224,21 +224,22 @@ void LlamaVision::add_images(const at::Tensor& ids, const std::vector<std::int64
   const at::Tensor used = features->valid.view({given, tiles, per_tile}).select(2, 0).sum(1).cpu();
   const at::Tensor embeds = features->image_embeds.view({given, tiles * per_tile, -1}).to(text_type_);
   std::int64_t image = 0, row = 0;
+  std::vector<at::Tensor> tokens;
+  std::vector<std::int64_t> counts(lengths.size(), 0);  // of each sequence's image tokens
   for (std::size_t sequence = 0; sequence < lengths.size(); row += lengths[sequence], ++sequence) {
     SeenImages& seen = cache.sequences[sequence];
-    std::vector<at::Tensor> tokens;
     const std::int64_t end =
         image + ids.narrow(0, row, lengths[sequence]).eq(config_.image_token_id).sum().item<std::int64_t>();
     for (; image < end; ++image) {
       const std::int64_t count = used[image].item<std::int64_t>() * per_tile;
       tokens.push_back(embeds[image].narrow(0, 0, count));
       seen.ends.push_back(seen.ends.back() + count);
+      counts[sequence] += count;
     }
-    if (tokens.empty()) continue;
-    const at::Tensor joined = tokens.size() == 1 ? tokens.front() : at::cat(tokens, 0);
-    for (const auto& layer : layers_) {
-      if (const auto* crossing = std::get_if<CrossAttentionLayer>(&layer)) crossing->add_images(joined, seen);
-    }
+  }
+  const at::Tensor joined = tokens.size() == 1 ? tokens.front() : at::cat(tokens, 0);
+  for (const auto& layer : layers_) {
+    if (const auto* crossing = std::get_if<CrossAttentionLayer>(&layer)) crossing->add_images(joined, counts, cache);
   }
 }
 

@@ -26,13 +26,24 @@ std::uint64_t KvCache::bytes() const {
   return sum;
 }
 
-std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
-                                                  const at::Tensor& value) {
-  const std::int64_t begin = length(sequence), count = key.size(0);
+void KvCache::check_room(std::int64_t begin, std::int64_t count) const {
   if (begin + count > shape_.capacity) {
     throw Error(ErrorCode::kMismatch,
                 fmt::format("a cache for {} tokens holds {} and can't take {} more", shape_.capacity, begin, count));
   }
+}
+
+void KvCache::put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) {
+  const std::int64_t count = key.size(1);
+  check_room(0, count);
+  keys_[static_cast<std::size_t>(layer)].narrow(2, 0, count).copy_(key.detach().transpose(1, 2));
+  values_[static_cast<std::size_t>(layer)].narrow(2, 0, count).copy_(value.detach().transpose(1, 2));
+}
+
+std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
+                                                  const at::Tensor& value) {
+  const std::int64_t begin = length(sequence), count = key.size(0);
+  check_room(begin, count);
   const at::Tensor keys = keys_[static_cast<std::size_t>(layer)].select(0, sequence);
   const at::Tensor values = values_[static_cast<std::size_t>(layer)].select(0, sequence);
   if (c10::GradMode::is_enabled() && (key.requires_grad() || value.requires_grad())) {

@@ -10,12 +10,7 @@
 #include <cmath>
 #include <type_traits>
 
-// The loops below are plain C++; each is compiled for three instruction sets and chosen by the processor.
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(__SANITIZE_ADDRESS__)
-#define VLMZOO_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define VLMZOO_CLONES
-#endif
+#include "../target_clones.hpp"
 
 namespace vlmzoo {
 namespace {
