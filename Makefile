@@ -24,7 +24,7 @@ test: build ## compile the tests and run all but the slow ones
 demo: build ## two small models count receipts on fresh pictures; switch, compare, verify
 	@apps/demo.sh $(PROGRAM)
 
-demo-models: build ## train the demo's two small models from nothing (35 minutes each)
+demo-models: build ## train the demo's two small models from nothing (half an hour each)
 	@apps/demo_models.sh $(PROGRAM)
 
 crash: build ## kill a training run at random moments, 20 times, and compare what it ends with (5 minutes)

@@ -66,7 +66,7 @@ CrossAttentionLayer::CrossAttentionLayer(Weights& weights, const DecoderConfig& 
   mlp_gate_ = weights.tensor(role, prefix + "cross_attn_mlp_gate", {1});
 }
 
-void CrossAttentionLayer::add_images(const at::Tensor& image_embeds, const std::vector<std::int64_t>& counts,
+void CrossAttentionLayer::add_images(const at::Tensor& image_embeds, std::span<const ImageTokens> sequences,
                                      CrossCache& cache) const {
   const at::Tensor key_value = key_value_(image_embeds).view({-1, 2 * kv_heads_, head_dim_});
   const at::Tensor keys = key_norm_(key_value.narrow(1, 0, kv_heads_)),
@@ -76,11 +76,11 @@ void CrossAttentionLayer::add_images(const at::Tensor& image_embeds, const std::
     held = held.defined() ? at::cat({held, by_head}, 1) : by_head;
   };
   std::int64_t row = 0;
-  for (std::size_t sequence = 0; sequence < counts.size(); row += counts[sequence], ++sequence) {
-    if (counts[sequence] == 0) continue;
+  for (const auto& [sequence, count] : sequences) {
     SeenImages& seen = cache.sequences[sequence];
-    append(seen.keys[index_], keys.narrow(0, row, counts[sequence]));
-    append(seen.values[index_], values.narrow(0, row, counts[sequence]));
+    append(seen.keys[index_], keys.narrow(0, row, count));
+    append(seen.values[index_], values.narrow(0, row, count));
+    row += count;
   }
 }
 
@@ -96,7 +96,7 @@ at::Tensor CrossAttentionLayer::attend(const at::Tensor& x, const CrossRows& row
   }
   const bool alike =
       std::ranges::all_of(rows.spans, [&](const CrossSpan& span) { return span.keys == rows.spans.front().keys; });
-  if (alike && batch_sequences(rows.spans.size(), query)) {
+  if (alike && worth_batching(lengths, query)) {
     const Padded padded(lengths);
     const at::Tensor mixed = batch_attention(padded.pad(query), at::stack(keys).transpose(1, 2),
                                              at::stack(values).transpose(1, 2), /*causal=*/false);

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "subjects.hpp"
+#include "tensors.hpp"
 
 using namespace vlmzoo;
 using namespace vlmzoo::conformance;
@@ -93,6 +94,22 @@ TEST_CASE("gradients are the slope of the loss: nothing on the way is detached")
       const double below = loss_of(*model, inputs).item<double>();
       move(*model, role, step, length);
       CHECK((above - below) / (2 * step) == doctest::Approx(length).epsilon(0.01));
+    }
+  }
+}
+
+TEST_CASE("a batch gives the same while its gradients are recorded: prompts of like length, and very unequal ones") {
+  const Request one = requests()[0], none = requests()[1], two = requests()[2];
+  Request longer = one;
+  longer.text += " And what was paid?";
+  FOR_EACH_SUBJECT(subject) {
+    const auto model = trainable(subject, false, false);
+    for (const std::vector<Request>& batch : {std::vector<Request>{one, longer, one}, {one, none, two}, {none, none}}) {
+      const ModelInputs inputs = model->preprocess(batch);
+      const TextOutput recorded = run(*model, inputs);
+      CHECK(recorded.logits.requires_grad());
+      const c10::AutoGradMode no_grad(false);
+      CHECK(test::relative_difference(recorded.logits, run(*model, inputs).logits) <= 1e-5);  // another order of sums
     }
   }
 }

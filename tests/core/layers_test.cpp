@@ -13,6 +13,7 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -22,6 +23,7 @@
 #include "support.hpp"
 #include "tensors.hpp"
 #include "vlmzoo/error.hpp"
+#include "vlmzoo/nn/padded.hpp"
 #include "vlmzoo/system.hpp"
 
 #undef CHECK  // LibTorch's aborts
@@ -308,6 +310,10 @@ TEST_CASE("attention in blocks stays near its definition: blocks that don't fill
       }
     }
   }
+  // Scores far apart: what earlier blocks of keys added up to is scaled down to nothing.
+  const at::Tensor far = made("q", {2, 20, 8}) * 30, keys = made("k", {2, 700, 8}), values = made("v", {2, 700, 8});
+  CHECK(relative_difference(attention(far, keys, values, false), explicit_attention(far, keys, values, false)) <=
+        10 * tolerance);
   const at::Tensor key = made("k", {1, 80, 8}), value = made("v", {1, 80, 8});
   at::Tensor query = made("q", {1, 40, 8}).clone();
   query[0][5] = std::numeric_limits<float>::quiet_NaN();
@@ -374,6 +380,26 @@ TEST_CASE("a decoder layer gives a sequence the same in a batch, alone, and toke
   CHECK(tiny.run(hidden.narrow(0, 0, 0), {0, 0, 0}, both).sizes() == at::IntArrayRef({0, 24}));
 }
 
+TEST_CASE("sequences are filled up to one batch and come back, gradients too; very unequal ones aren't worth it") {
+  const at::Tensor x = filled("x", {6, 2}).requires_grad_();
+  for (const std::vector<std::int64_t>& lengths : {std::vector<std::int64_t>{2, 3, 1}, {3, 3}, {0, 6, 0}, {6}}) {
+    const Padded padded(lengths);
+    const at::Tensor batch = padded.pad(x);
+    CHECK(batch.size(0) == std::ssize(lengths));
+    CHECK(batch.size(1) == *std::ranges::max_element(lengths));
+    CHECK(padded.unpad(batch).equal(x));
+    x.mutable_grad().reset();
+    padded.unpad(batch).sum().backward();
+    CHECK(x.grad().equal(at::ones({6, 2})));
+  }
+  CHECK(Padded({2, 3, 1}).pad(x)[0][2].equal(x[1]));  // a sequence's own last row
+  CHECK(worth_batching({4, 5}, x));
+  CHECK_FALSE(worth_batching({9}, x));
+  CHECK_FALSE(worth_batching({1, 1, 30}, x));
+  CHECK_FALSE(worth_batching({0, 0}, x));
+  CHECK_FALSE(worth_batching({4, 5}, x.detach()));
+}
+
 TEST_CASE("gradients of a batch through a decoder layer are the sum of its sequences' gradients") {
   const TinyLayer tiny(/*trainable=*/true);
   const at::Tensor hidden = filled("hidden", {8, 24}), slope = filled("slope", {8, 24});
@@ -393,7 +419,7 @@ TEST_CASE("gradients of a batch through a decoder layer are the sum of its seque
     return gradients;
   };
   REQUIRE(tiny.parameters.trainable.size() == 7);  // two norms, q k v with bias, o, gate and up, down
-  const auto batch = gradients_of(0, {3, 0, 5}), first = gradients_of(0, {3}), second = gradients_of(3, {5});
+  const auto batch = gradients_of(0, {3, 5}), first = gradients_of(0, {3}), second = gradients_of(3, {5});
   CHECK(relative_difference(batch[0], at::cat({first[0], second[0]})) <= 1e-5);
   for (std::size_t i = 1; i < batch.size(); ++i) {
     CHECK(batch[i].abs().max().item<double>() > 0);

@@ -83,7 +83,8 @@ VLMZOO_AVX2 float sum_of(__m256 x) {
 /// Of one query, over the blocks of keys so far.
 struct Running {
   float largest = -INFINITY;  ///< score
-  float sum = 0;              ///< of the weights e^(score - largest)
+  float shift = INFINITY;     ///< -largest · factor, as it was rounded: a weight is 2^(score · factor + shift)
+  float sum = 0;              ///< of the weights
 };
 
 /// Scores of a block to weights, in place: [count], of which the first `seen` (at least one) are seen; zeros behind.
@@ -94,9 +95,9 @@ VLMZOO_AVX2 float soften(float* scores, std::int64_t seen, std::int64_t count, f
   for (; i + 8 <= seen; i += 8) most = _mm256_max_ps(most, _mm256_loadu_ps(scores + i));
   float largest = std::max(running.largest, largest_of(most));
   for (; i < seen; ++i) largest = std::max(largest, scores[i]);
-  const float before = std::exp2((running.largest - largest) * factor);
+  const float moved = -largest * factor, before = std::exp2(moved - running.shift);
   std::fill(scores + seen, scores + count, -INFINITY);
-  const __m256 factors = _mm256_set1_ps(factor), shift = _mm256_set1_ps(-largest * factor);
+  const __m256 factors = _mm256_set1_ps(factor), shift = _mm256_set1_ps(moved);
   __m256 sum = _mm256_setzero_ps();
   for (i = 0; i < count; i += 8) {
     const __m256 weight = power_of_two(_mm256_fmadd_ps(_mm256_loadu_ps(scores + i), factors, shift));
@@ -105,6 +106,7 @@ VLMZOO_AVX2 float soften(float* scores, std::int64_t seen, std::int64_t count, f
   }
   std::fill(scores + seen, scores + count, 0.0F);
   running.largest = largest;
+  running.shift = moved;
   running.sum = running.sum * before + sum_of(sum);
   return before;
 }

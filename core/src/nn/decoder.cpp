@@ -83,10 +83,10 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCa
   const at::Tensor key = RotaryEmbedding::rotate(qkv.narrow(1, heads_, kv_heads_), rows.rotary);
   const at::Tensor value = qkv.narrow(1, heads_ + kv_heads_, kv_heads_);
   const bool empty_cache = std::ranges::all_of(cache.lengths(), [](std::int64_t length) { return length == 0; });
-  if (empty_cache && tokens > 0 && batch_sequences(rows.lengths.size(), qkv)) {
+  if (empty_cache && worth_batching(rows.lengths, qkv)) {
     const Padded padded(rows.lengths);
     const at::Tensor keys = padded.pad(key), values = padded.pad(value);
-    cache.put(cache_layer_, keys, values);
+    cache.put(cache_layer_, keys, values, rows.lengths);
     return output_(padded.unpad(batch_attention(padded.pad(query), keys, values, /*causal=*/true)));
   }
   std::vector<at::Tensor> mixed;

@@ -33,11 +33,19 @@ void KvCache::check_room(std::int64_t begin, std::int64_t count) const {
   }
 }
 
-void KvCache::put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value) {
-  const std::int64_t count = key.size(1);
-  check_room(0, count);
-  keys_[static_cast<std::size_t>(layer)].narrow(2, 0, count).copy_(key.detach().transpose(1, 2));
-  values_[static_cast<std::size_t>(layer)].narrow(2, 0, count).copy_(value.detach().transpose(1, 2));
+void KvCache::put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value,
+                  const std::vector<std::int64_t>& lengths) {
+  for (std::size_t i = 0; i < lengths.size(); ++i) {
+    check_room(0, lengths[i]);
+    const auto write = [&](const at::Tensor& held, const at::Tensor& added) {
+      const auto sequence = static_cast<std::int64_t>(i);
+      held.select(0, sequence)
+          .narrow(1, 0, lengths[i])
+          .copy_(added.detach().select(0, sequence).narrow(0, 0, lengths[i]).transpose(0, 1));
+    };
+    write(keys_[static_cast<std::size_t>(layer)], key);
+    write(values_[static_cast<std::size_t>(layer)], value);
+  }
 }
 
 std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,

@@ -120,7 +120,7 @@ class Int8Packer final : public RowPacker {
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out) {
   // FBGEMM counts the elements of a packed matrix, which is a little larger, in 32 bits.
   const bool countable = in <= std::numeric_limits<std::int32_t>::max() / (out + 1024);
-  return cpu_features().fbgemm() && countable ? std::make_unique<Int8Packer>(in, out) : nullptr;
+  return cpu_features().fbgemm() && (countable || !fbgemm_has_vnni()) ? std::make_unique<Int8Packer>(in, out) : nullptr;
 }
 #else
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t, std::int64_t) { return nullptr; }

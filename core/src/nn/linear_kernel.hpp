@@ -46,7 +46,8 @@ class RowPacker {
   virtual std::shared_ptr<const Linear::Kernel> finish(const at::Tensor& bias) = 0;  ///< fp32 [out] or undefined
 };
 
-/// FBGEMM's kernels: 16-bit or 8-bit weights, fp32 activations, on the CPU. Null where the processor has none.
+/// 16-bit or 8-bit weights, fp32 activations, on the CPU: FBGEMM's kernels, and our own for int8 without VNNI. Null
+/// where the processor has none.
 std::unique_ptr<RowPacker> make_fp16_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_int8_packer(std::int64_t in, std::int64_t out);
 std::unique_ptr<RowPacker> make_packer(Precision precision, std::int64_t in, std::int64_t out);

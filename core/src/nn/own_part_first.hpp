@@ -11,7 +11,7 @@ namespace vlmzoo {
 
 /// work(begin, end) over [0, count) in blocks. Each thread takes its own part from front to end, which reads memory at
 /// up to 1.4 times the speed of blocks dealt out in turn, and then helps with the others': one that the system holds up
-/// doesn't keep the rest waiting. `work` must not throw.
+/// doesn't keep the rest waiting.
 template <class Work>
 void own_part_first(std::int64_t count, std::int64_t block, const Work& work) {
   struct alignas(64) Part {

@@ -5,6 +5,7 @@
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
+#include <numeric>
 
 namespace vlmzoo {
 
@@ -18,6 +19,8 @@ Padded::Padded(const std::vector<std::int64_t>& lengths) : batch_(static_cast<st
       places.push_back(static_cast<std::int64_t>(b) * longest_ + t);
       rows[static_cast<std::size_t>(places.back())] = row++;
     }
+    for (std::int64_t t = lengths[b]; t < longest_; ++t)
+      rows[static_cast<std::size_t>(static_cast<std::int64_t>(b) * longest_ + t)] = std::max<std::int64_t>(row - 1, 0);
   }
   row_of_place_ = at::tensor(rows, at::kLong);
   place_of_row_ = at::tensor(places, at::kLong);
@@ -45,8 +48,11 @@ at::Tensor batch_attention(const at::Tensor& query, const at::Tensor& key, const
   return mixed.reshape({batch, heads, tokens, width}).transpose(1, 2).reshape({batch, tokens, heads * width});
 }
 
-bool batch_sequences(std::size_t sequences, const at::Tensor& x) {
-  return sequences > 1 && c10::GradMode::is_enabled() && x.requires_grad();
+bool worth_batching(const std::vector<std::int64_t>& lengths, const at::Tensor& x) {
+  if (lengths.size() < 2 || !c10::GradMode::is_enabled() || !x.requires_grad()) return false;
+  const std::int64_t longest = *std::ranges::max_element(lengths),
+                     total = std::accumulate(lengths.begin(), lengths.end(), std::int64_t{0});
+  return total > 0 && 2 * longest * std::ssize(lengths) <= 3 * total;
 }
 
 }  // namespace vlmzoo

@@ -30,9 +30,10 @@ class VLMZOO_API KvCache {
   /// [kv_heads, length + n, head_dim]. Error: kMismatch when the capacity is exceeded.
   std::pair<at::Tensor, at::Tensor> append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
                                            const at::Tensor& value);
-  /// Writes `key` and `value` [batch, n, kv_heads, head_dim] at the beginning of all sequences, without gradients; behind
-  /// a shorter sequence's end they may hold anything. Error: kMismatch when the capacity is exceeded.
-  void put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value);
+  /// Writes the first `lengths[i]` of `key` and `value` [batch, n, kv_heads, head_dim] at the beginning of sequence i,
+  /// without gradients. Error: kMismatch when the capacity is exceeded.
+  void put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value,
+           const std::vector<std::int64_t>& lengths);
   /// Moves the end of a sequence forward once all layers have appended.
   void advance(std::int64_t sequence, std::int64_t tokens);
 

@@ -14,7 +14,8 @@ namespace vlmzoo {
 /// y = x Wᵀ + b behind one face; layers don't know the kernel. Kernels: *plain* (a weight tensor in the activations'
 /// type, differentiable; bf16 rows are read by a matrix-vector kernel of our own while decoding), *bf16 for many rows*
 /// (oneDNN's order of weights, for vision), *fp16* (FBGEMM: 16-bit weights, fp32 activations) and *int8* (FBGEMM
-/// or our own: per-output-channel weights, per-token activations). Immutable and cheap to copy; concurrent calls are fine.
+/// or our own: per-output-channel weights, per-token activations). Immutable and cheap to copy; concurrent calls are
+/// fine.
 class VLMZOO_API Linear {
  public:
   Linear() = default;

@@ -15,7 +15,7 @@ class VLMZOO_API Padded {
  public:
   explicit Padded(const std::vector<std::int64_t>& lengths);
 
-  /// x [T, ...] -> [B, longest, ...]; what fills up is some row of x.
+  /// x [T, ...] -> [B, longest, ...], filled up with a sequence's last row.
   at::Tensor pad(const at::Tensor& x) const;
   /// x [B, longest, ...] -> [T, ...].
   at::Tensor unpad(const at::Tensor& x) const;
@@ -30,8 +30,8 @@ class VLMZOO_API Padded {
 VLMZOO_API at::Tensor batch_attention(const at::Tensor& query, const at::Tensor& key, const at::Tensor& value,
                                       bool causal);
 
-/// Whether many sequences should go as one batch: only while gradients are recorded. Inference computes each sequence
-/// alone, so that an answer doesn't depend on the batch it is in.
-VLMZOO_API bool batch_sequences(std::size_t sequences, const at::Tensor& x);
+/// Whether sequences should go as one batch: while x's gradients are recorded, if little is to be filled up. Inference
+/// computes each sequence alone, so that an answer doesn't depend on the batch it is in.
+VLMZOO_API bool worth_batching(const std::vector<std::int64_t>& lengths, const at::Tensor& x);
 
 }  // namespace vlmzoo
