@@ -3,13 +3,8 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/addcmul.h>
 #include <ATen/ops/cat.h>
-#include <ATen/ops/stack.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/tensor.h>
-
-#include <algorithm>
-
-#include "vlmzoo/nn/padded.hpp"
 
 namespace vlmzoo::llama_vision {
 
@@ -66,46 +61,24 @@ CrossAttentionLayer::CrossAttentionLayer(Weights& weights, const DecoderConfig& 
   mlp_gate_ = weights.tensor(role, prefix + "cross_attn_mlp_gate", {1});
 }
 
-void CrossAttentionLayer::add_images(const at::Tensor& image_embeds, std::span<const ImageTokens> sequences,
-                                     CrossCache& cache) const {
+void CrossAttentionLayer::add_images(const at::Tensor& image_embeds, SeenImages& seen) const {
   const at::Tensor key_value = key_value_(image_embeds).view({-1, 2 * kv_heads_, head_dim_});
-  const at::Tensor keys = key_norm_(key_value.narrow(1, 0, kv_heads_)),
-                   values = key_value.narrow(1, kv_heads_, kv_heads_);
   const auto append = [](at::Tensor& held, const at::Tensor& added) {
     const at::Tensor by_head = added.transpose(0, 1).contiguous();
     held = held.defined() ? at::cat({held, by_head}, 1) : by_head;
   };
-  std::int64_t row = 0;
-  for (const auto& [sequence, count] : sequences) {
-    SeenImages& seen = cache.sequences[sequence];
-    append(seen.keys[index_], keys.narrow(0, row, count));
-    append(seen.values[index_], values.narrow(0, row, count));
-    row += count;
-  }
+  append(seen.keys[index_], key_norm_(key_value.narrow(1, 0, kv_heads_)));
+  append(seen.values[index_], key_value.narrow(1, kv_heads_, kv_heads_));
 }
 
 at::Tensor CrossAttentionLayer::attend(const at::Tensor& x, const CrossRows& rows, const CrossCache& cache) const {
   const at::Tensor query = query_norm_(query_(x).view({-1, heads_, head_dim_}));
-  std::vector<at::Tensor> keys, values;
-  std::vector<std::int64_t> lengths;
+  std::vector<at::Tensor> mixed;
   for (const CrossSpan& span : rows.spans) {
     const SeenImages& seen = cache.sequences[span.sequence];
-    keys.push_back(seen.keys[index_].narrow(1, span.key, span.keys));
-    values.push_back(seen.values[index_].narrow(1, span.key, span.keys));
-    lengths.push_back(span.rows);
-  }
-  const bool alike =
-      std::ranges::all_of(rows.spans, [&](const CrossSpan& span) { return span.keys == rows.spans.front().keys; });
-  if (alike && worth_batching(lengths, query)) {
-    const Padded padded(lengths);
-    const at::Tensor mixed = batch_attention(padded.pad(query), at::stack(keys).transpose(1, 2),
-                                             at::stack(values).transpose(1, 2), /*causal=*/false);
-    return output_(padded.unpad(mixed));
-  }
-  std::vector<at::Tensor> mixed;
-  for (std::size_t i = 0; i < keys.size(); ++i) {
-    const at::Tensor queries = query.narrow(0, rows.spans[i].row, lengths[i]).transpose(0, 1);
-    mixed.push_back(attention(queries, keys[i], values[i], /*causal=*/false));
+    mixed.push_back(attention(query.narrow(0, span.row, span.rows).transpose(0, 1),
+                              seen.keys[index_].narrow(1, span.key, span.keys),
+                              seen.values[index_].narrow(1, span.key, span.keys), /*causal=*/false));
   }
   return output_(mixed.size() == 1 ? mixed.front() : at::cat(mixed, 0));
 }

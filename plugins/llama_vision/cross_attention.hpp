@@ -3,7 +3,6 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
-#include <span>
 #include <string>
 #include <utility>
 #include <vector>
@@ -43,12 +42,6 @@ struct CrossRows {
   at::Tensor seeing;  ///< int64: the rows that see any picture; undefined when all do
 };
 
-/// How many tokens of pictures a sequence gets.
-struct ImageTokens {
-  std::size_t sequence = 0;
-  std::int64_t count = 0;
-};
-
 /// Moves `cache` on by the tokens `ids` (on the CPU), sequence i owning `lengths[i]` of them.
 CrossRows see_images(const at::Tensor& ids, const std::vector<std::int64_t>& lengths, TokenId image_token,
                      CrossCache& cache);
@@ -60,8 +53,8 @@ class CrossAttentionLayer {
   /// `prefix` is "….layers.3.", `index` its place among the layers of this kind.
   CrossAttentionLayer(Weights& weights, const DecoderConfig& config, const std::string& prefix, std::size_t index);
 
-  /// Adds pictures' tokens [n, H], those of `sequences` end to end, to what the cache holds of this layer.
-  void add_images(const at::Tensor& image_embeds, std::span<const ImageTokens> sequences, CrossCache& cache) const;
+  /// Adds pictures' tokens [n, H] to what `seen` holds of this layer.
+  void add_images(const at::Tensor& image_embeds, SeenImages& seen) const;
   /// [T, H] -> [T, H]
   at::Tensor operator()(const at::Tensor& hidden, const CrossRows& rows, const CrossCache& cache) const;
 

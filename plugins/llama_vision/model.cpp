@@ -9,7 +9,6 @@
 
 #include "image_processor.hpp"
 #include "vlmzoo/error.hpp"
-#include "vlmzoo/nn/padded.hpp"
 #include "vlmzoo/preprocessing.hpp"
 
 namespace vlmzoo::llama_vision {
@@ -225,32 +224,21 @@ void LlamaVision::add_images(const at::Tensor& ids, const std::vector<std::int64
   const at::Tensor used = features->valid.view({given, tiles, per_tile}).select(2, 0).sum(1).cpu();
   const at::Tensor embeds = features->image_embeds.view({given, tiles * per_tile, -1}).to(text_type_);
   std::int64_t image = 0, row = 0;
-  std::vector<at::Tensor> tokens;
-  std::vector<ImageTokens> sequences;
-  std::vector<std::int64_t> counts;
   for (std::size_t sequence = 0; sequence < lengths.size(); row += lengths[sequence], ++sequence) {
     SeenImages& seen = cache.sequences[sequence];
+    std::vector<at::Tensor> tokens;
     const std::int64_t end =
         image + ids.narrow(0, row, lengths[sequence]).eq(config_.image_token_id).sum().item<std::int64_t>();
-    std::vector<at::Tensor> of_sequence;
-    const std::int64_t before = seen.ends.back();
     for (; image < end; ++image) {
       const std::int64_t count = used[image].item<std::int64_t>() * per_tile;
-      of_sequence.push_back(embeds[image].narrow(0, 0, count));
+      tokens.push_back(embeds[image].narrow(0, 0, count));
       seen.ends.push_back(seen.ends.back() + count);
     }
-    if (of_sequence.empty()) continue;
-    tokens.push_back(of_sequence.size() == 1 ? of_sequence.front() : at::cat(of_sequence, 0));
-    sequences.push_back({sequence, seen.ends.back() - before});
-    counts.push_back(sequences.back().count);
-  }
-  const bool together = worth_batching(counts, embeds);
-  if (together) tokens = {at::cat(tokens, 0)};
-  for (const auto& layer : layers_) {
-    const auto* crossing = std::get_if<CrossAttentionLayer>(&layer);
-    if (crossing == nullptr) continue;
-    for (std::size_t i = 0; i < tokens.size(); ++i)
-      crossing->add_images(tokens[i], together ? std::span(sequences) : std::span(sequences).subspan(i, 1), cache);
+    if (tokens.empty()) continue;
+    const at::Tensor joined = tokens.size() == 1 ? tokens.front() : at::cat(tokens, 0);
+    for (const auto& layer : layers_) {
+      if (const auto* crossing = std::get_if<CrossAttentionLayer>(&layer)) crossing->add_images(joined, seen);
+    }
   }
 }
 

@@ -13,7 +13,6 @@
 #include <ATen/ops/zeros_like.h>
 #include <c10/core/GradMode.h>
 
-#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -23,7 +22,6 @@
 #include "support.hpp"
 #include "tensors.hpp"
 #include "vlmzoo/error.hpp"
-#include "vlmzoo/nn/padded.hpp"
 #include "vlmzoo/system.hpp"
 
 #undef CHECK  // LibTorch's aborts
@@ -378,26 +376,6 @@ TEST_CASE("a decoder layer gives a sequence the same in a batch, alone, and toke
   for (std::int64_t i = 3; i < 8; ++i)
     CHECK(relative_difference(tiny.run(hidden.narrow(0, i, 1), {1}, stepwise), batch.narrow(0, i, 1)) <= 1e-5);
   CHECK(tiny.run(hidden.narrow(0, 0, 0), {0, 0, 0}, both).sizes() == at::IntArrayRef({0, 24}));
-}
-
-TEST_CASE("sequences are filled up to one batch and come back, gradients too; very unequal ones aren't worth it") {
-  const at::Tensor x = filled("x", {6, 2}).requires_grad_();
-  for (const std::vector<std::int64_t>& lengths : {std::vector<std::int64_t>{2, 3, 1}, {3, 3}, {0, 6, 0}, {6}}) {
-    const Padded padded(lengths);
-    const at::Tensor batch = padded.pad(x);
-    CHECK(batch.size(0) == std::ssize(lengths));
-    CHECK(batch.size(1) == *std::ranges::max_element(lengths));
-    CHECK(padded.unpad(batch).equal(x));
-    x.mutable_grad().reset();
-    padded.unpad(batch).sum().backward();
-    CHECK(x.grad().equal(at::ones({6, 2})));
-  }
-  CHECK(Padded({2, 3, 1}).pad(x)[0][2].equal(x[1]));  // a sequence's own last row
-  CHECK(worth_batching({4, 5}, x));
-  CHECK_FALSE(worth_batching({9}, x));
-  CHECK_FALSE(worth_batching({1, 1, 30}, x));
-  CHECK_FALSE(worth_batching({0, 0}, x));
-  CHECK_FALSE(worth_batching({4, 5}, x.detach()));
 }
 
 TEST_CASE("gradients of a batch through a decoder layer are the sum of its sequences' gradients") {

@@ -4,12 +4,9 @@
 #include <ATen/ops/zeros_like.h>
 #include <fmt/format.h>
 
-#include <algorithm>
-
 #include "rows_kernels.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/nn/layers.hpp"
-#include "vlmzoo/nn/padded.hpp"
 #include "vlmzoo/nn/recompute.hpp"
 
 namespace vlmzoo {
@@ -82,13 +79,6 @@ at::Tensor DecoderLayer::attend(const at::Tensor& x, const TokenRows& rows, KvCa
   const at::Tensor query = RotaryEmbedding::rotate(qkv.narrow(1, 0, heads_), rows.rotary);
   const at::Tensor key = RotaryEmbedding::rotate(qkv.narrow(1, heads_, kv_heads_), rows.rotary);
   const at::Tensor value = qkv.narrow(1, heads_ + kv_heads_, kv_heads_);
-  const bool empty_cache = std::ranges::all_of(cache.lengths(), [](std::int64_t length) { return length == 0; });
-  if (empty_cache && worth_batching(rows.lengths, qkv)) {
-    const Padded padded(rows.lengths);
-    const at::Tensor keys = padded.pad(key), values = padded.pad(value);
-    cache.put(cache_layer_, keys, values, rows.lengths);
-    return output_(padded.unpad(batch_attention(padded.pad(query), keys, values, /*causal=*/true)));
-  }
   std::vector<at::Tensor> mixed;
   std::int64_t row = 0;
   for (std::size_t sequence = 0; sequence < rows.lengths.size(); ++sequence) {

@@ -26,32 +26,13 @@ std::uint64_t KvCache::bytes() const {
   return sum;
 }
 
-void KvCache::check_room(std::int64_t begin, std::int64_t count) const {
+std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
+                                                  const at::Tensor& value) {
+  const std::int64_t begin = length(sequence), count = key.size(0);
   if (begin + count > shape_.capacity) {
     throw Error(ErrorCode::kMismatch,
                 fmt::format("a cache for {} tokens holds {} and can't take {} more", shape_.capacity, begin, count));
   }
-}
-
-void KvCache::put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value,
-                  const std::vector<std::int64_t>& lengths) {
-  for (std::size_t i = 0; i < lengths.size(); ++i) {
-    check_room(0, lengths[i]);
-    const auto write = [&](const at::Tensor& held, const at::Tensor& added) {
-      const auto sequence = static_cast<std::int64_t>(i);
-      held.select(0, sequence)
-          .narrow(1, 0, lengths[i])
-          .copy_(added.detach().select(0, sequence).narrow(0, 0, lengths[i]).transpose(0, 1));
-    };
-    write(keys_[static_cast<std::size_t>(layer)], key);
-    write(values_[static_cast<std::size_t>(layer)], value);
-  }
-}
-
-std::pair<at::Tensor, at::Tensor> KvCache::append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
-                                                  const at::Tensor& value) {
-  const std::int64_t begin = length(sequence), count = key.size(0);
-  check_room(begin, count);
   const at::Tensor keys = keys_[static_cast<std::size_t>(layer)].select(0, sequence);
   const at::Tensor values = values_[static_cast<std::size_t>(layer)].select(0, sequence);
   if (c10::GradMode::is_enabled() && (key.requires_grad() || value.requires_grad())) {

@@ -30,10 +30,6 @@ class VLMZOO_API KvCache {
   /// [kv_heads, length + n, head_dim]. Error: kMismatch when the capacity is exceeded.
   std::pair<at::Tensor, at::Tensor> append(std::int64_t layer, std::int64_t sequence, const at::Tensor& key,
                                            const at::Tensor& value);
-  /// Writes the first `lengths[i]` of `key` and `value` [batch, n, kv_heads, head_dim] at the beginning of sequence i,
-  /// without gradients. Error: kMismatch when the capacity is exceeded.
-  void put(std::int64_t layer, const at::Tensor& key, const at::Tensor& value,
-           const std::vector<std::int64_t>& lengths);
   /// Moves the end of a sequence forward once all layers have appended.
   void advance(std::int64_t sequence, std::int64_t tokens);
 
@@ -54,8 +50,6 @@ class VLMZOO_API KvCache {
   };
 
  private:
-  void check_room(std::int64_t begin, std::int64_t count) const;
-
   KvCacheShape shape_;
   std::vector<at::Tensor> keys_, values_;  // per layer [batch, kv_heads, capacity, head_dim]
   std::vector<std::int64_t> lengths_;
