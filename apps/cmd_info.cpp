@@ -27,7 +27,7 @@ struct FileRow {
 
 /// What one setting of `precision` comes to on this machine.
 struct MemoryRow {
-  Precision asked = Precision::kAuto;
+  std::string asked;
   std::optional<RolePrecision> precision;  ///< empty: it doesn't work here, `reason` says why
   std::string reason;
   std::uint64_t bytes = 0;  ///< weights and working memory
@@ -71,20 +71,22 @@ std::vector<FileRow> list_files(const ModelConfig& config, bool checksums) {
   return result;
 }
 
-std::vector<MemoryRow> memory_table(const Parameters& parameters, std::uint64_t working_memory, ModelConfig config) {
+/// As it is configured, and for each word of `precision`.
+std::vector<MemoryRow> memory_table(const Model& model, const RolePrecision& configured, ModelConfig config) {
   const RoleSet roles = config.multimodal ? RoleSet::all() : RoleSet::vision_only();
+  const auto bytes = [&](const RolePrecision& precision) {
+    return model.parameters().bytes(precision, roles) + model.info().working_memory;
+  };
+  std::vector<MemoryRow> result = {{"configured", configured, "", bytes(configured)}};
   config.use_8bit = false;
-  std::vector<MemoryRow> result;
   for (const Precision asked :
        {Precision::kAuto, Precision::kFp32, Precision::kBf16, Precision::kFp16, Precision::kInt8}) {
-    MemoryRow row{asked, RolePrecision{asked, asked, asked}, "", 0};
+    MemoryRow row{to_string(asked), RolePrecision{asked, asked, asked}, "", 0};
     config.precision = *row.precision;
     try {
-      // The others work everywhere; asking for bf16 where it is slow would warn about what nobody wants to run.
-      if (asked == Precision::kAuto || asked == Precision::kInt8) {
-        row.precision = resolve_precision(config, resolve_device(config.device));
-      }
-      row.bytes = parameters.bytes(*row.precision, roles) + working_memory;
+      // Asking for bf16 where it is slow would warn about what nobody wants to run.
+      if (asked != Precision::kBf16) row.precision = resolve_precision(config, resolve_device(config.device));
+      row.bytes = bytes(*row.precision);
     } catch (const Error& error) {
       if (error.code() != ErrorCode::kUnsupported) throw;
       row.precision.reset();
@@ -127,7 +129,7 @@ OrderedJson document(const Report& report) {
   result["available_memory_bytes"] = report.available;
   result["memory"] = OrderedJson::array();
   for (const MemoryRow& row : report.memory) {
-    OrderedJson entry = {{"precision", to_string(row.asked)}};
+    OrderedJson entry = {{"precision", row.asked}};
     if (row.precision) {
       entry["roles"] = to_json(*row.precision);
       entry["bytes"] = row.bytes;
@@ -175,10 +177,10 @@ std::string describe_memory(const Report& report) {
   Table table({"precision", ">needs", "fits", "roles"});
   for (const MemoryRow& row : report.memory) {
     if (row.precision) {
-      table.add({to_string(row.asked), format_bytes(row.bytes), row.bytes <= report.available ? "yes" : "no",
-                 describe(*row.precision)});
+      table.add(
+          {row.asked, format_bytes(row.bytes), row.bytes <= report.available ? "yes" : "no", describe(*row.precision)});
     } else {
-      table.add({to_string(row.asked), "", "-", row.reason});
+      table.add({row.asked, "", "-", row.reason});
     }
   }
   return fmt::format("{}free memory: {}\n", table.text(), format_bytes(report.available));
@@ -218,7 +220,7 @@ int run_info(Arguments arguments) {
                 model->parameters(),
                 session.precision(),
                 list_files(config, checksums),
-                memory_table(model->parameters(), model->info().working_memory, config),
+                memory_table(*model, session.precision(), config),
                 available_memory()};
   if (json) {
     print_json(document(report));

@@ -12,12 +12,12 @@
 #include "cache.hpp"
 #include "checkpoint_writer.hpp"
 #include "commands.hpp"
-#include "data/dataset.hpp"
 #include "evaluation/evaluation.hpp"
 #include "evaluation/predictions.hpp"
 #include "session.hpp"
 #include "training/export.hpp"
 #include "training/feature_table.hpp"
+#include "training/setup.hpp"
 #include "training/trainer.hpp"
 #include "training/training_report.hpp"
 #include "vlmzoo/error.hpp"
@@ -30,6 +30,8 @@ namespace vlmzoo::app {
 namespace {
 
 namespace fs = std::filesystem;
+
+constexpr const char* kModelFolder = "model";  // of the run
 
 struct TrainOptions {
   std::string data, output, dtype;
@@ -49,127 +51,6 @@ struct TrainOptions {
     cache.add_to(options);
   }
 };
-
-/// The samples of both splits. Data without splits has nothing to validate on.
-struct TrainingData {
-  Dataset train, validation;
-
-  bool has_answers() const {
-    return std::ranges::any_of(train.samples, [](const Sample& sample) { return !sample.answer.empty(); });
-  }
-  /// Changes with samples, labels and answers.
-  std::string fingerprint() const {
-    std::string text;
-    for (const Dataset* data : {&train, &validation}) {
-      for (const Sample& sample : data->samples) {
-        text += fmt::format("{}\n{}\n{}\n{}\n", sample.id, sample.label, sample.question, sample.answer);
-      }
-    }
-    return sha256(std::as_bytes(std::span(text)));
-  }
-};
-
-TrainingData load_data(const TrainOptions& options, const Session& session) {
-  DataRequest request;
-  request.path = options.data;
-  request.split = "train";
-  request.limit = options.limit;
-  request.skip_bad = options.skip_bad;
-  request = with_classes(std::move(request), session);
-  if (request.class_names.empty() && !session.config().origins.contains("model.num_classes")) request.num_classes = 0;
-  TrainingData data{load_dataset(request), {}};
-  if (data.train.samples.front().split.empty()) {
-    warn("the data has no splits, so nothing is left to validate on: the last step's weights are kept");
-    return data;
-  }
-  request.class_names = data.train.class_names;
-  request.split = "all";
-  request.limit = 0;
-  data.validation = load_dataset(request);
-  std::vector<Sample>& samples = data.validation.samples;
-  std::erase_if(samples, [](const Sample& sample) { return sample.split != "val"; });
-  if (samples.empty()) warn("the data has no validation split: the last step's weights are kept");
-  for (const std::int64_t most : {options.limit, session.config().training.max_eval_samples}) {
-    if (most > 0 && std::ssize(samples) > most) samples.resize(static_cast<std::size_t>(most));
-  }
-  return data;
-}
-
-/// What the configuration comes down to with this data.
-struct TrainingMode {
-  bool vision = false, language = false;  ///< trainable roles that a loss reaches
-  bool answers = false, regions = false, cached = false;
-};
-
-TrainingMode mode_of(const Config& config, const TrainingData& data, const Head& head) {
-  const TrainingConfig& training = config.training;
-  TrainingMode mode;
-  mode.vision = !config.model.freeze_vision_encoder;
-  const bool language = config.model.multimodal && !config.model.freeze_language_model;
-  mode.answers =
-      training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal && (language || mode.vision);
-  mode.language = language && (mode.answers || head.needs_language());
-  if (language && !mode.language) {
-    info("no loss reaches the language model (the data has no answers), so it isn't trained, nor loaded");
-  }
-  mode.regions = training.region_loss_weight > 0;
-  if (mode.regions && !mode.vision) {
-    throw Error(ErrorCode::kConfig,
-                "training.region_loss_weight teaches the vision encoder, which is frozen; set "
-                "model.freeze_vision_encoder=false, or leave the weight at 0");
-  }
-  const char* obstacle = mode.vision                       ? "the vision encoder is trained"
-                         : mode.language                   ? "the language model is trained"
-                         : !training.augmentations.empty() ? "training.augmentations changes the pictures"
-                         : !head.poolable()                ? "the head's pooling is trained"
-                                                           : nullptr;
-  if (training.cache_features == "always" && obstacle != nullptr) {
-    throw Error(ErrorCode::kConfig, fmt::format("training.cache_features is always, but {}: cached features would be "
-                                                "wrong",
-                                                obstacle));
-  }
-  mode.cached = obstacle == nullptr && training.cache_features != "never";
-  return mode;
-}
-
-/// Settings that this machine or program can't follow are told, or refused.
-TrainingConfig settled(const Config& config) {
-  TrainingConfig training = config.training;
-  if (const at::Device device = resolve_device(config.model.device); !device.is_cpu()) {
-    throw Error(
-        ErrorCode::kUnsupported,
-        fmt::format("model.device is {}: training runs on the processor only; set model.device=cpu", device.str()));
-  }
-  if (training.fp16) {
-    throw Error(ErrorCode::kUnsupported, "training.fp16 would need loss scaling, which isn't there; use training.bf16");
-  }
-  const CpuFeatures& cpu = cpu_features();
-  if (training.bf16 && !cpu.avx512_bf16 && !cpu.amx_bf16) {
-    warn_once("training.bf16: this processor has neither avx512_bf16 nor AMX, so it computes in fp32");
-    training.bf16 = false;
-  }
-  if (training.flash_attention) info("training.flash_attention: LibTorch chooses the attention kernel by itself");
-  if (training.low_cpu_mem_usage) info("training.low_cpu_mem_usage: weights are always read one by one");
-  return training;
-}
-
-ClassificationLoss classification_of(const TrainingConfig& training, const Dataset& train) {
-  ClassificationLoss loss{training.label_smoothing, training.class_weights};
-  if (training.balanced_classes) {
-    if (!loss.class_weights.empty()) {
-      throw Error(ErrorCode::kConfig,
-                  "training.balanced_classes and training.class_weights both weigh the classes; "
-                  "keep one of them");
-    }
-    loss.class_weights = balanced_class_weights(train.class_counts());
-  }
-  const auto classes = std::ssize(train.class_names);
-  if (!loss.class_weights.empty() && std::ssize(loss.class_weights) != classes) {
-    throw Error(ErrorCode::kConfig, fmt::format("training.class_weights has {} entries for {} classes",
-                                                loss.class_weights.size(), classes));
-  }
-  return loss;
-}
 
 std::vector<std::int64_t> labels_of(const Dataset& data) {
   std::vector<std::int64_t> labels;
@@ -202,8 +83,9 @@ BatchSource source_of(const FeatureTable& table, const std::vector<std::int64_t>
   return source;
 }
 
-BatchSource source_of(const BatchMaker& maker, const Dataset& data, const ClassificationLoss& loss) {
+BatchSource source_of(const BatchMaker& maker, const Dataset& data, const ClassificationLoss& loss, bool answers) {
   BatchSource source;
+  source.answers = answers;
   source.samples = std::ssize(data.samples);
   source.prepare = [&maker](std::span<const std::int64_t> samples, std::int64_t epoch) {
     return maker.make(samples, epoch);
@@ -212,9 +94,20 @@ BatchSource source_of(const BatchMaker& maker, const Dataset& data, const Classi
   return source;
 }
 
-std::map<std::string, std::vector<Region>> load_regions(const std::string& data) {
-  const fs::path path = data, folder = fs::is_directory(path) ? path : path.parent_path();
-  return read_regions(folder / "regions.jsonl");
+/// By the pictures' paths. Error: kMismatch for a training sample without an entry.
+std::map<std::string, std::vector<Region>> load_regions(const std::string& data, const Dataset& train) {
+  const fs::path path = data, folder = fs::is_directory(path) ? path : path.parent_path(),
+                 file = folder / "regions.jsonl";
+  std::map<std::string, std::vector<Region>> regions;
+  for (auto& [image, of_image] : read_regions(file)) regions.emplace((folder / image).string(), std::move(of_image));
+  for (const Sample& sample : train.samples) {
+    if (!regions.contains(sample.image.string())) {
+      throw Error(ErrorCode::kMismatch, fmt::format("{} has no entry for {}; a picture without regions has an empty "
+                                                    "list",
+                                                    file.string(), sample.image.string()));
+    }
+  }
+  return regions;
 }
 
 /// With the classes of the data.
@@ -231,13 +124,14 @@ class Run {
   Run(const Session& session, const TrainOptions& options)
       : session_(session),
         options_(options),
-        training_(settled(session.config())),
-        data_(load_data(options, session)),
-        classification_(classification_of(training_, data_.train)),
+        training_(settled_training(session.config())),
+        data_(load_training_data(session, {options.data, options.limit, options.skip_bad})),
+        classification_(classification_loss(training_, data_.train)),
         model_config_(model_config(session, data_)),
         head_(make_head(session.create({.plan_only = true})->info(), model_config_)),
-        mode_(mode_of(session.config(), data_, head_)) {
-    model_config_.freeze_language_model = !mode_.language;
+        mode_(training_mode(session.config(), data_, head_)) {
+    model_config_.freeze_language_model = !mode_.roles.language;
+    if (!mode_.roles.connector) model_config_.freeze_connector = true;
     if (training_.batch_size == 1 && has_batch_norm()) {
       throw Error(ErrorCode::kConfig,
                   "model.classifier.batch_norm needs batches of at least two; raise "
@@ -256,12 +150,24 @@ class Run {
   int operator()() {
     const std::string& resolved = session_.config().resolved;
     const std::string data = data_.fingerprint();
+    check_source();
     const RunFolder folder = options_.resume ? RunFolder::open(options_.output, resolved, data)
                                              : RunFolder::create(options_.output, options_.force, resolved, data);
     return mode_.cached ? train_on_features(folder) : train_on_pictures(folder);
   }
 
  private:
+  /// The trained model is written beside what it was trained from, never over it.
+  void check_source() const {
+    std::error_code error;
+    const fs::path result = fs::path(options_.output) / kModelFolder;
+    if (mode_.trains_model() && fs::equivalent(resolve_pretrained_path(model_config_.pretrained_path), result, error)) {
+      throw Error(ErrorCode::kUsage, fmt::format("{} is the checkpoint to begin with, and the trained model would "
+                                                 "replace it; name another --output",
+                                                 result.string()));
+    }
+  }
+
   bool has_batch_norm() const {
     return std::ranges::any_of(head_.tensors(), [](const NamedTensor& named) { return !named.trainable; });
   }
@@ -273,7 +179,7 @@ class Run {
   const Model& model() {
     if (!model_) {
       CreateOptions wanted;
-      wanted.trainable = mode_.vision || mode_.language;
+      wanted.trainable = mode_.trains_model();
       if (!mode_.answers) wanted.roles = head_roles(model_config_);
       model_ = session_.create(wanted, model_config_);
     }
@@ -305,7 +211,7 @@ class Run {
 
   int train_on_pictures(const RunFolder& folder) {
     std::map<std::string, std::vector<Region>> regions;
-    if (mode_.regions) regions = load_regions(options_.data);
+    if (mode_.regions) regions = load_regions(options_.data, data_.train);
     BatchPlan plan;
     plan.text = plan.answers = mode_.answers;
     plan.skip_bad = options_.skip_bad;
@@ -315,13 +221,14 @@ class Run {
     plan.seed = training_.seed;
     plan.regions = mode_.regions ? &regions : nullptr;
     plan.head = &head_;
-    BatchPlan plain;
-    plain.head = &head_;
-    plain.skip_bad = options_.skip_bad;
+    BatchPlan plain = plan;
+    plain.augmentations.clear();
+    plain.regions = nullptr;
     const BatchMaker train_maker(model(), data_.train, plan), validation_maker(model(), data_.validation, plain);
     Objective objective(&model(), head_, training_, classification_);
-    return train(folder, objective, source_of(train_maker, data_.train, classification_),
-                 source_of(validation_maker, data_.validation, classification_), labels_of(data_.validation), {});
+    return train(folder, objective, source_of(train_maker, data_.train, classification_, mode_.answers),
+                 source_of(validation_maker, data_.validation, classification_, mode_.answers),
+                 labels_of(data_.validation), {});
   }
 
   /// `rows`: which sample of the validation set each row of `validation` is; empty: all in order.
@@ -339,20 +246,21 @@ class Run {
       warn(fmt::format("interrupted at step {}; go on with --resume", trainer.state().step));
       return exit_code(ErrorCode::kInterrupted);
     }
-    write_results(folder, validation.samples > 0 ? trainer.validate() : Trainer::Validation{}, rows);
+    write_results(folder, validation.samples > 0 ? trainer.validate(/*answers=*/false) : Trainer::Validation{}, rows);
     return 0;
   }
 
   void write_results(const RunFolder& folder, const Trainer::Validation& validation,
                      const std::vector<std::int64_t>& rows) {
     HeadConfig config = head_.config();
-    if (!validation.samples.empty()) config.temperature = fit_temperature(validation.logits);
+    const bool enough = std::ssize(validation.samples) >= kFewestToCalibrate;
+    config.temperature = enough ? fit_temperature(validation.logits) : 1;  // that of an earlier head suits no more
     save_head(folder.path() / "head.safetensors", Head(config, head_.tensors()));
     std::string overrides = "model:\n  head: head.safetensors\n";
     if (model_ && !model_->parameters().trainable.empty()) {
       std::optional<DType> dtype;
       if (!options_.dtype.empty()) dtype = parse_dtype(options_.dtype);
-      export_model(*model_, model_config_, folder.path() / "model", dtype);
+      export_model(*model_, model_config_, folder.path() / kModelFolder, dtype);
       overrides += "  pretrained_path: model\n  pretrained: true\n";
     }
     write_file(folder.path() / "trained.yaml", "extends: config.yaml\n" + overrides);
@@ -371,7 +279,7 @@ class Run {
     run.resolved_config = session_.config().resolved;
     run.class_names = head.class_names;
     run.temperature = head.temperature;
-    run.temperature_source = "validation";
+    run.temperature_source = run.temperature == 1 ? "none" : "validation";
     const auto classes = head_.num_classes();
     for (std::size_t i = 0; i < validation.samples.size(); ++i) {
       const std::int64_t row = validation.samples[i];
@@ -441,6 +349,7 @@ int run_train(Arguments arguments) {
   if (train.data.empty()) throw Error(ErrorCode::kUsage, "--data is missing");
   if (train.output.empty()) throw Error(ErrorCode::kUsage, "--output is missing");
   if (!train.dtype.empty()) parse_dtype(train.dtype);
+  require_range("limit", train.limit, 0, std::int64_t{1} << 40);
   if (train.resume && train.force) throw Error(ErrorCode::kUsage, "--resume and --force exclude each other");
   host.apply();
   threads.apply(options);

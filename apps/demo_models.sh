@@ -12,7 +12,7 @@ mkdir -p "$work"
 [ $# -gt 0 ] || set -- internvl llama_vision
 
 [ -f "$work/data/labels.csv" ] || "$program" synth receipts --count 90000 --seed 1 --output "$work/data"
-declare -A steps=([internvl]=6000 [llama_vision]=4200)  # of 32 pictures
+declare -A steps=([internvl]=6000 [llama_vision]=4800)  # of 32 pictures
 
 for name in "$@"; do
   files=$demo/$name run=$work/$name-run

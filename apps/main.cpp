@@ -1,13 +1,9 @@
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 #include <torch/version.h>
 
 #include <array>
 #include <cstdio>
-#include <exception>
-#include <filesystem>
-#include <new>
 #include <string>
 #include <vector>
 
@@ -95,22 +91,14 @@ int run(const std::vector<std::string>& arguments) {
 int run_guarded(const std::vector<std::string>& arguments) {
   try {
     return run(arguments);
-  } catch (const Error& error) {
+  } catch (...) {
+    const Error error = current_error();
     complain(error.what());
     if (error.code() == ErrorCode::kUsage) {
       std::fputs("'vlmzoo --help' lists the verbs, 'vlmzoo VERB --help' a verb's options\n", stderr);
     }
     return exit_code(error.code());
-  } catch (const c10::Error& error) {
-    complain(error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    complain("out of memory");
-  } catch (const std::filesystem::filesystem_error& error) {
-    complain(error.what());
-  } catch (const std::exception& error) {
-    complain(fmt::format("internal error: {}", error.what()));
   }
-  return 1;
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include "training/batches.hpp"
 #include "training/objective.hpp"
 #include "vlmzoo/interrupt.hpp"
+#include "vlmzoo/model_folder.hpp"
 #include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 #include "vlmzoo/training.hpp"
@@ -26,11 +27,8 @@ struct Need {
 Need need_of(const Session& session, const Model& plan) {
   const ModelConfig& config = session.config().model;
   const RoleSet roles = config.multimodal ? RoleSet::all() : head_roles(config);
-  const bool vision = !config.freeze_vision_encoder, language = config.multimodal && !config.freeze_language_model;
-  const RoleSet trained{vision, config.multimodal && (vision || language), language};
-  RolePrecision precision = session.precision();
-  if (trained.vision) precision.vision = Precision::kFp32;
-  if (trained.connector) precision.connector = precision.language = Precision::kFp32;
+  const RoleSet trained = trainable_roles(config);
+  const RolePrecision precision = training_precision(session.precision(), trained);
   const RolePrecision full{Precision::kFp32, Precision::kFp32, Precision::kFp32};
   return {plan.parameters().bytes(precision, roles), 3 * plan.parameters().bytes(full, trained),
           4 * plan.info().working_memory};

@@ -1,10 +1,8 @@
 #include "compare/verification.hpp"
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 
 #include <algorithm>
-#include <new>
 
 #include "compare/comparison_output.hpp"
 #include "table.hpp"
@@ -75,14 +73,9 @@ Check guarded(const std::string& name, const std::function<Check()>& work) {
     Check check = work();
     check.name = name;
     return check;
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kInterrupted) throw;
-    return {name, CheckStatus::kFail, error.what()};
-  } catch (const c10::Error& error) {
-    return {name, CheckStatus::kFail, error.what_without_backtrace()};
-  } catch (const std::bad_alloc&) {
-    return {name, CheckStatus::kFail, "out of memory"};
-  } catch (const std::exception& error) {
+  } catch (...) {
+    const Error error = current_error();
+    if (error.code() == ErrorCode::kInterrupted) throw error;
     return {name, CheckStatus::kFail, error.what()};
   }
 }

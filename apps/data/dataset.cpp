@@ -127,6 +127,8 @@ std::string describe_splits(const Rows& rows) {
   return parts.empty() ? "it has no good rows at all" : fmt::format("it has {}", fmt::join(parts, ", "));
 }
 
+}  // namespace
+
 void check_classes(const Dataset& dataset, const DataRequest& request) {
   const std::vector<std::int64_t> counts = dataset.class_counts();
   const auto used = std::count_if(counts.begin(), counts.end(), [](std::int64_t n) { return n > 0; });
@@ -136,8 +138,6 @@ void check_classes(const Dataset& dataset, const DataRequest& request) {
               fmt::format("{}: all {} samples of split {} are of class '{}'; two classes are needed",
                           request.path.string(), dataset.samples.size(), request.split, shown(only)));
 }
-
-}  // namespace
 
 std::vector<std::int64_t> Dataset::class_counts() const {
   std::vector<std::int64_t> result(class_names.size(), 0);

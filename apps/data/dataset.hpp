@@ -54,6 +54,9 @@ struct DataRequest {
 /// an empty split, a single class.
 Dataset load_dataset(const DataRequest& request);
 
+/// Error: kMismatch when all samples are of one class.
+void check_classes(const Dataset& dataset, const DataRequest& request);
+
 /// Options of verbs that read data.
 struct DataOptions {
   std::string data, split = "test";

@@ -128,6 +128,12 @@ Rows read_jsonl_rows(const fs::path& file) {
       result.faults.push_back(fmt::format("{}: {}", at, bad.why));
     }
   }
+  if (result.has_splits) {
+    std::erase_if(result.good, [&](const Row& row) {
+      if (row.sample.split.empty()) result.faults.push_back(row.where + ": split is missing, other rows have one");
+      return row.sample.split.empty();
+    });
+  }
   if (line == 0) throw Error(ErrorCode::kCorrupt, where + ": the file is empty, expected a JSON object in each line");
   if (more_turns) warn(fmt::format("{}: of conversations with several turns only the first is used", where));
   return result;

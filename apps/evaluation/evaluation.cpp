@@ -121,8 +121,7 @@ Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options) {
 
 void calibrate(ModelRun& run, const ModelRun& validation) {
   const Predictions logits = scored(validation);
-  constexpr std::size_t kFewest = 10;  // of fewer pictures it would be noise
-  if (logits.labels.size() < kFewest) return;
+  if (std::ssize(logits.labels) < kFewestToCalibrate) return;
   run.temperature = fit_temperature(logits);
   run.calibration_items = std::ssize(logits.labels);
   run.temperature_source = "validation";

@@ -55,8 +55,10 @@ struct Evaluation {
 /// Error: kMismatch when no prediction has a class and a label.
 Evaluation evaluate(const ModelRun& run, const EvaluateOptions& options = {});
 
+inline constexpr std::int64_t kFewestToCalibrate = 10;  ///< a temperature fitted on fewer pictures would be noise
+
 /// Sets `run`'s temperature to the one that suits `validation`, a run of the same model over other pictures; leaves it
-/// alone where that has fewer than 10 labelled predictions.
+/// alone where that has fewer than kFewestToCalibrate labelled predictions.
 void calibrate(ModelRun& run, const ModelRun& validation);
 
 /// n, accuracy, accuracy_ci, accuracy_ci_exact, balanced_accuracy, macro_f1, ece, nll, per_class, confusion, …:

@@ -202,7 +202,8 @@ std::string predictions_csv(const ModelRun& run) {
                           predicted < 0 ? "" : number(probability[static_cast<std::size_t>(predicted)]));
     for (std::size_t k = 0; k < run.class_names.size(); ++k)
       result += "," + (predicted < 0 ? "" : number(probability[k]));
-    result += fmt::format(",{},{},{}", predicted < 0 ? "" : number(p.latency_ms), p.cached ? 1 : 0, csv_cell(p.error));
+    result += fmt::format(",{},{},{}", predicted < 0 || p.latency_ms == 0 ? "" : number(p.latency_ms), p.cached ? 1 : 0,
+                          csv_cell(p.error));
     if (answers) {
       result += fmt::format(",{},{},{},{},{}", csv_cell(p.question), csv_cell(p.expected_answer), csv_cell(p.answer),
                             name(answered[i]), number(p.answer_ms));

@@ -1,7 +1,6 @@
 #include "evaluation/predictions.hpp"
 
 #include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -12,25 +11,21 @@
 #include <optional>
 #include <utility>
 
-#include "clock.hpp"
 #include "data/picture_stream.hpp"
+#include "evaluation/classifier.hpp"
 #include "output.hpp"
 #include "pictures.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
-#include "vlmzoo/generation.hpp"
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/interrupt.hpp"
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/log.hpp"
 #include "vlmzoo/progress.hpp"
-#include "vlmzoo/run_head.hpp"
 #include "vlmzoo/system.hpp"
 
 namespace vlmzoo::app {
 namespace {
-
-double milliseconds_since(Clock::time_point start) { return 1e3 * seconds_since(start); }
 
 /// From here on peak_memory() counts from what the process has now, where the kernel allows it.
 void reset_peak_memory() { std::ofstream("/proc/self/clear_refs") << 5; }
@@ -43,14 +38,8 @@ bool numbered(const std::vector<std::string>& names) {
   return true;
 }
 
-/// What a picture gives, as the cache keeps it.
-struct Outputs {
-  std::vector<double> logits;
-  std::string answer;
-  double latency_ms = 0, answer_ms = 0;
-};
-
-std::string to_record(const Outputs& outputs) {
+/// How the cache keeps them.
+std::string to_record(const PictureOutputs& outputs) {
   return Json{{"logits", outputs.logits},
               {"answer", outputs.answer},
               {"latency_ms", outputs.latency_ms},
@@ -58,106 +47,11 @@ std::string to_record(const Outputs& outputs) {
       .dump();
 }
 
-Outputs from_record(const std::string& record) {
+PictureOutputs from_record(const std::string& record) {
   const Json json = Json::parse(record);
   return {json.at("logits").get<std::vector<double>>(), json.at("answer").get<std::string>(),
           json.at("latency_ms").get<double>(), json.at("answer_ms").get<double>()};
 }
-
-std::vector<double> finite_logits(const at::Tensor& logits) {
-  const at::Tensor values = logits.to(at::kCPU, at::kDouble).reshape({-1}).contiguous();
-  if (!values.isfinite().all().item<bool>()) {
-    throw Error(ErrorCode::kInternal,
-                "the logits of the classes are not finite; the weights may be damaged, or a precision too narrow for "
-                "them (try --precision fp32)");
-  }
-  return {values.const_data_ptr<double>(), values.const_data_ptr<double>() + values.numel()};
-}
-
-/// A model, loaded when it is first used, with its head.
-class Classifier {
- public:
-  Classifier(const Session& session, const PredictOptions& options)
-      : session_(session),
-        roles_(options.answers ? RoleSet::all() : head_roles(session.config().model)),
-        plan_(session.create({.plan_only = true, .roles = roles_})),
-        head_(make_head(plan_->info(), session.config().model, &fresh_)),
-        generation_(session.config().generation) {
-    // Planning takes any roles; that the language model is switched off is said before anything is computed.
-    if (roles_.language && !session.config().model.multimodal) session.create({.roles = roles_});
-    generation_.temperature = 0;
-  }
-
-  const Head& head() const { return head_; }
-  const Model& plan() const { return *plan_; }
-  RoleSet roles() const { return roles_; }
-  bool fresh() const { return fresh_; }
-  bool loaded() const { return model_ != nullptr; }
-  double load_seconds() const { return load_seconds_; }
-  const GenerationConfig& generation() const { return generation_; }
-
-  /// Before the first run(). The model not fitting into memory is no fault of a picture.
-  void load() {
-    if (model_) return;
-    const auto start = Clock::now();
-    model_ = session_.create({.roles = roles_});
-    load_seconds_ = seconds_since(start);
-    // The first run sets up kernels and memory; its time is nobody's latency.
-    Request request;
-    const std::int64_t side = model_->info().image_size;
-    request.images.push_back({side, side, std::vector<std::uint8_t>(static_cast<std::size_t>(side * side * 3), 128)});
-    classify(request);
-  }
-
-  /// `question`: null asks nothing. Nothing when Ctrl-C cut the answer short.
-  std::optional<Outputs> run(Image image, const std::string* question) {
-    Request request;
-    request.images.push_back(std::move(image));
-    if (question == nullptr) return classify(request);
-    request.text = *question;
-    return ask(request);
-  }
-
- private:
-  Outputs classify(const Request& request) const {
-    const auto start = Clock::now();
-    const ModelInputs inputs = head_inputs(*model_, head_, request.images);
-    Outputs outputs;
-    outputs.logits = finite_logits(run_head(*model_, head_, inputs).logits);
-    outputs.latency_ms = milliseconds_since(start);
-    return outputs;
-  }
-
-  std::optional<Outputs> ask(const Request& request) const {
-    const auto start = Clock::now();
-    const ModelInputs inputs = model_->preprocess({&request, 1});
-    const double before = milliseconds_since(start);
-    Outputs outputs;
-    double head_ms = 0;
-    const auto on_prefill = [&](const ImageFeatures* features, const TextOutput&) {
-      const auto head_start = Clock::now();
-      // A head with a prompt of its own doesn't see the question.
-      const ModelInputs own = head_.needs_language() ? head_inputs(*model_, head_, request.images) : ModelInputs{};
-      outputs.logits = finite_logits(run_head(*model_, head_, own, features).logits);
-      head_ms = milliseconds_since(head_start);
-    };
-    GenerationTimes times;
-    const Answer answer = generate(*model_, inputs, generation_, {}, &times, on_prefill).at(0);
-    if (answer.finish == FinishReason::kInterrupted) return std::nullopt;
-    outputs.answer = answer.text;
-    outputs.answer_ms = milliseconds_since(start) - head_ms;
-    outputs.latency_ms = before + 1e3 * times.vision + head_ms;  // the class doesn't wait for the answer
-    return outputs;
-  }
-
-  const Session& session_;
-  RoleSet roles_;
-  std::unique_ptr<Model> plan_, model_;
-  bool fresh_ = false;
-  Head head_;
-  GenerationConfig generation_;
-  double load_seconds_ = 0;
-};
 
 /// What results depend on beside the model's fingerprint and the picture.
 class ResultKeys {
@@ -198,7 +92,7 @@ class ResultKeys {
 /// A picture ready to be computed, or its result of an earlier run.
 struct Item {
   std::optional<Image> image;
-  std::optional<Outputs> outputs;
+  std::optional<PictureOutputs> outputs;
   RecordKey key{};
 };
 
@@ -269,7 +163,7 @@ struct PredictionRun::Impl {
       : dataset_(dataset),
         options_(options),
         config_(session.config()),
-        classifier_(session, options),
+        classifier_(session, options.answers),
         keys_(session, classifier_, options) {
     run_.name = session.config().model.pretrained_path;
     run_.model_type = classifier_.plan().info().model_type;

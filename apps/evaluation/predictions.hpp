@@ -20,7 +20,7 @@ struct Prediction {
   std::int64_t label = -1;                        ///< what is right, an index into ModelRun::class_names; -1: not known
   std::vector<double> logits;                     ///< K, before the temperature; empty when `error` isn't
   std::string question, expected_answer, answer;  ///< empty where no answer was asked for
-  double latency_ms = 0;                          ///< from the decoded picture to its class, alone
+  double latency_ms = 0;                          ///< from the decoded picture to its class, alone; 0: not measured
   double answer_ms = 0;                           ///< from the decoded picture to the whole answer
   bool cached = false;  ///< nothing was computed: outputs and times are those of an earlier run
   std::string error;    ///< why there is no prediction (an unreadable picture)

@@ -90,9 +90,7 @@ Batch BatchMaker::make(std::span<const std::int64_t> samples, std::int64_t epoch
       continue;
     }
     if (plan_.regions != nullptr) {
-      const auto found = plan_.regions->find(sample.id);
-      const std::vector<Region> none;
-      const Image drawn = draw_regions(found == plan_.regions->end() ? none : found->second, image.width, image.height);
+      const Image drawn = draw_regions(plan_.regions->at(sample.image.string()), image.width, image.height);
       region_requests.push_back({"", {moved(drawn, augmentation)}});
     }
     if (!plan_.augmentations.empty()) image = augmented(image, augmentation);

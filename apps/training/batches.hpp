@@ -45,7 +45,7 @@ struct BatchPlan {
   std::string prompt;             ///< question of samples without one of their own
   std::int64_t max_length = 128;  ///< tokens of question and answer
   std::int64_t seed = 0;
-  const std::map<std::string, std::vector<Region>>* regions = nullptr;  ///< by sample id
+  const std::map<std::string, std::vector<Region>>* regions = nullptr;  ///< by the picture's path
   const Head* head = nullptr;  ///< whose prompt `head_inputs` carry, if it has one
 };
 

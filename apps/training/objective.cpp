@@ -7,6 +7,7 @@
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/autograd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -91,10 +92,15 @@ at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& featu
   const RegionTargets::Patches patches = (*regions_)(batch.region_pixels, hidden.size(1));
   const at::Tensor scores =
       at::linear(hidden.narrow(1, before, hidden.size(1) - before).to(at::kFloat), region_weight_, region_bias_);
+  std::int64_t first = 0;  // each picture counts the same, whatever its tiles and padding, so that batches add up
+  for (const std::int64_t tiles : features.tiles_per_image) {
+    const at::Tensor weights = patches.weights.narrow(0, first, tiles);
+    weights.div_(2 * std::max(1.0, weights.sum().item<double>()));
+    first += tiles;
+  }
   const at::Tensor sum =
       at::binary_cross_entropy_with_logits(scores, patches.targets, patches.weights, {}, at::Reduction::Sum);
-  const double share = static_cast<double>(batch.labels.size(0)) / static_cast<double>(totals.pictures);
-  return sum / (2 * patches.weights.sum().item<double>()) * share;
+  return sum / static_cast<double>(totals.pictures);
 }
 
 at::Tensor Objective::training_logits(const Batch& batch, const ImageFeatures& features) {
@@ -167,11 +173,22 @@ LossParts Objective::backward(const std::vector<Batch>& batches, const StepTotal
   return sum;
 }
 
-at::Tensor Objective::logits(const Batch& batch) const {
+Objective::Judgement Objective::judge(const Batch& batch, bool answers) const {
   const at::NoGradGuard no_graph;
   const AutocastScope autocast({at::kCPU, training_.bf16, at::kBFloat16});
-  if (batch.pooled.defined()) return head_.forward_pooled(batch.pooled).logits;
-  return run_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs).logits;
+  Judgement result;
+  if (batch.pooled.defined()) {
+    result.logits = head_.forward_pooled(batch.pooled).logits;
+    return result;
+  }
+  const ImageFeatures features = model_->encode_images(batch.inputs);
+  result.logits = run_head(*model_, head_, head_.needs_language() ? batch.head_inputs : batch.inputs, &features).logits;
+  if (answers && batch.targets.defined()) result.answer_tokens = target_count(batch.targets);
+  if (result.answer_tokens > 0) {
+    const auto cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
+    result.answer_loss = language_part(batch, features, *cache, {.answer_tokens = 1}).item<double>();
+  }
+  return result;
 }
 
 }  // namespace vlmzoo::app

@@ -48,8 +48,14 @@ class Objective {
   /// changes with every batch.
   LossParts backward(const std::vector<Batch>& batches, const StepTotals& totals, bool language);
 
-  /// Logits [I, K] without dropout, no graph.
-  at::Tensor logits(const Batch& batch) const;
+  /// What a batch gets without dropout, no graph.
+  struct Judgement {
+    at::Tensor logits;       ///< [I, K]
+    double answer_loss = 0;  ///< sum over the answers' tokens
+    std::int64_t answer_tokens = 0;
+  };
+  /// `answers`: with the loss of its answers.
+  Judgement judge(const Batch& batch, bool answers) const;
 
  private:
   /// A loss and what its backward pass needs beside its graph.

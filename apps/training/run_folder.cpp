@@ -3,6 +3,7 @@
 #include <fcntl.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -26,6 +27,7 @@ constexpr const char* kCheckpoint = "checkpoint.safetensors";
 constexpr const char* kBest = "best.safetensors";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kConfig = "config.yaml";
+constexpr const char* kModel = "model";
 constexpr const char* kResults[] = {kCheckpoint,        kBest,          kMetrics,      kConfig,
                                     "head.safetensors", "trained.yaml", "report.html", "predictions.csv",
                                     "temperature.json"};
@@ -55,15 +57,50 @@ bool matters(const std::string& key) {
   return !key.starts_with("generation.") && key != "training.logging_steps" && key != "training.save_steps";
 }
 
+/// Finite numbers, which JSON keeps to the bit.
+OrderedJson to_json(const LogWindow& window) {
+  OrderedJson json = {{"loss", window.loss.total},
+                      {"gradient_norm", window.gradient_norm},
+                      {"learning_rate", window.learning_rate},
+                      {"seconds", window.seconds},
+                      {"waited", window.waited},
+                      {"steps", window.steps},
+                      {"language_steps", window.language_steps},
+                      {"pictures", window.pictures}};
+  const auto part = [&](const char* key, const std::optional<double>& value) {
+    if (value) json[key] = *value;
+  };
+  part("classification_loss", window.loss.classification);
+  part("language_loss", window.loss.language);
+  part("region_loss", window.loss.region);
+  return json;
+}
+
+constexpr std::int64_t kMost = std::int64_t{1} << 60;
+
+LogWindow parse_window(const JsonView& view) {
+  const auto part = [&](const char* key) { return view.has(key) ? std::optional(view.number(key)) : std::nullopt; };
+  LogWindow window;
+  window.loss = {view.number("loss"), part("classification_loss"), part("language_loss"), part("region_loss")};
+  window.gradient_norm = view.number("gradient_norm");
+  window.learning_rate = view.number("learning_rate");
+  window.seconds = view.number("seconds");
+  window.waited = view.number("waited");
+  window.steps = view.integer("steps", 0, kMost);
+  window.language_steps = view.integer("language_steps", 0, kMost);
+  window.pictures = view.integer("pictures", 0, kMost);
+  return window;
+}
+
 std::string text_of(const RunState& state) {
   const EarlyStopping& stopping = state.stopping;
-  // Doubles as text that reads back as the same bits.
   return OrderedJson({{"step", state.step},
                       {"evaluated_step", state.evaluated_step},
                       {"round", stopping.round},
                       {"best_round", stopping.best_round},
-                      {"best", fmt::format("{}", stopping.best)},
-                      {"best_loss", fmt::format("{}", state.best_loss)},
+                      {"best", stopping.best},
+                      {"best_loss", state.best_loss},
+                      {"window", to_json(state.window)},
                       {"done", state.done}})
       .dump();
 }
@@ -72,15 +109,40 @@ RunState parse_state(const std::string& text, const std::string& where) {
   const Json json = parse_json(text, where);
   const JsonView view(json, where);
   RunState state;
-  constexpr std::int64_t kMost = std::int64_t{1} << 60;
   state.step = view.integer("step", 0, kMost);
   state.evaluated_step = view.integer("evaluated_step", 0, kMost);
   state.stopping.round = view.integer("round", 0, kMost);
   state.stopping.best_round = view.integer("best_round", -1, kMost);
-  state.stopping.best = std::stod(view.text("best"));
-  state.best_loss = std::stod(view.text("best_loss"));
+  state.stopping.best = view.number("best");
+  state.best_loss = view.number("best_loss");
+  state.window = parse_window(view.child("window"));
   state.done = view.boolean("done");
   return state;
+}
+
+/// What a save that was killed left behind, under the names of AtomicFile and OutputFolder.
+void remove_leftovers(const fs::path& folder) {
+  std::error_code error;
+  for (const auto& entry : fs::directory_iterator(folder, error)) {
+    const std::string name = entry.path().filename().string();
+    const auto is_of = [&](const char* result) { return name.starts_with(fmt::format(".{}.", result)); };
+    if ((name.ends_with(".tmp") || name.ends_with(".old")) && (std::ranges::any_of(kResults, is_of) || is_of(kModel)))
+      fs::remove_all(entry.path(), error);
+  }
+}
+
+/// The folder, locked while the result lives.
+std::shared_ptr<const void> locked(const fs::path& folder) {
+  const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  if (descriptor < 0) {
+    throw Error(ErrorCode::kIo, fmt::format("cannot open {}: {}", folder.string(), std::strerror(errno)));
+  }
+  std::shared_ptr<const void> lock(nullptr, [descriptor](const void*) { ::close(descriptor); });
+  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {  // some file systems have no locks
+    throw Error(ErrorCode::kUsage,
+                fmt::format("another process trains in {}; wait for it, or name another folder", folder.string()));
+  }
+  return lock;
 }
 
 }  // namespace
@@ -100,12 +162,13 @@ std::vector<std::string> training_differences(const std::string& before, const s
   return result;
 }
 
+RunFolder::RunFolder(fs::path path, std::string data)
+    : path_(std::move(path)), data_(std::move(data)), lock_(locked(path_)) {
+  remove_leftovers(path_);
+}
+
 RunFolder RunFolder::create(const fs::path& path, bool force, const std::string& config, const std::string& data) {
   std::error_code error;
-  if (fs::exists(path / kConfig, error) && !force) {
-    throw Error(ErrorCode::kUsage,
-                fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
-  }
   if (fs::exists(path, error) && !fs::is_directory(path, error)) {
     throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
   }
@@ -117,14 +180,22 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
     if (!fs::create_directory(path, error) && error) {
       throw Error(ErrorCode::kIo, fmt::format("cannot create {}: {}", path.string(), error.message()));
     }
+  } else if (!force && fs::exists(path / kConfig, error)) {
+    throw Error(ErrorCode::kUsage,
+                fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
+  } else if (!force && !fs::is_empty(path, error)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; name another folder (--force writes the "
+                                               "run's files there, over those of the same names)",
+                                               path.string()));
   }
+  RunFolder folder(path, data);
   for (const char* name : kResults) {
     fs::remove(path / name, error);
     if (error)
       throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", (path / name).string(), error.message()));
   }
   write_file(path / kConfig, config);
-  return RunFolder(path, data);
+  return folder;
 }
 
 RunFolder RunFolder::open(const fs::path& path, const std::string& config, const std::string& data) {
@@ -140,7 +211,7 @@ RunFolder RunFolder::open(const fs::path& path, const std::string& config, const
                             "({}), or begin a new run",
                             path.string(), fmt::join(differences, "\n  "), (path / kConfig).string()));
   }
-  const RunFolder folder(path, data);
+  RunFolder folder(path, data);
   if (!folder.has_checkpoint()) folder.cut_metrics(0);  // ended before its first checkpoint: begins at step 1 again
   return folder;
 }

@@ -3,15 +3,24 @@
 #include <cstdint>
 #include <filesystem>
 #include <map>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "output.hpp"
+#include "training/objective.hpp"
 #include "vlmzoo/heads.hpp"
 #include "vlmzoo/training.hpp"
 
 namespace vlmzoo::app {
+
+/// Sums since the last logged step.
+struct LogWindow {
+  LossParts loss;
+  double gradient_norm = 0, learning_rate = 0, seconds = 0, waited = 0;
+  std::int64_t steps = 0, language_steps = 0, pictures = 0;
+};
 
 /// How far a run is, beside its tensors.
 struct RunState {
@@ -19,7 +28,8 @@ struct RunState {
   std::int64_t evaluated_step = 0;  ///< the last one behind which the model was evaluated
   EarlyStopping stopping;
   double best_loss = 0;  ///< of the round that is the best one
-  bool done = false;     ///< the last step is taken, or early stopping ended it
+  LogWindow window;
+  bool done = false;  ///< the last step is taken, or early stopping ended it
 };
 
 /// The files of one training run. Each appears complete or not at all:
@@ -30,8 +40,8 @@ struct RunState {
 /// Beside them `train` puts its results: head.safetensors, model/, trained.yaml, report.html, predictions.csv.
 class RunFolder {
  public:
-  /// A new run; the folder is made, its parent has to exist. Errors: kUsage when it holds a run already (--resume goes
-  /// on with it, --force begins anew), kIo.
+  /// A new run; the folder is made, its parent has to exist. Errors: kUsage when it isn't empty (--resume goes on with
+  /// a run, --force begins anew and leaves files of other names alone) or another process works in it, kIo.
   static RunFolder create(const std::filesystem::path& path, bool force, const std::string& config,
                           const std::string& data);
   /// One that is there. Errors: kNotFound; kConfig, naming every key that differs, when `config` would compute
@@ -54,11 +64,12 @@ class RunFolder {
   std::vector<OrderedJson> metrics() const;
 
  private:
-  RunFolder(std::filesystem::path path, std::string data) : path_(std::move(path)), data_(std::move(data)) {}
+  RunFolder(std::filesystem::path path, std::string data);
   void cut_metrics(std::int64_t step) const;
 
   std::filesystem::path path_;
-  std::string data_;  // fingerprint
+  std::string data_;                  // fingerprint
+  std::shared_ptr<const void> lock_;  // one process in a folder
 };
 
 /// Keys whose values differ between two resolved configurations and change what training computes.

@@ -167,7 +167,6 @@ void Trainer::train_to_the_end() {
       stream_options(training_));
   const std::int64_t eval_every = training_.eval_steps > 0 ? training_.eval_steps : plan_.steps_per_epoch();
   const std::int64_t save_every = training_.save_steps > 0 ? training_.save_steps : plan_.steps_per_epoch();
-  Window window;
   while (true) {
     // First, so that a run which was stopped in the middle of an evaluation makes up for it.
     const bool due = state_.step > 0 && (state_.step % eval_every == 0 || state_.step == total);
@@ -177,8 +176,8 @@ void Trainer::train_to_the_end() {
     }
     if (state_.step == total || state_.stopping.stop()) break;
     if (state_.step > 0 && (due || state_.step % save_every == 0)) save();
-    take_step(window);
-    if (state_.step % training_.logging_steps == 0 || state_.step == total) log(window);
+    take_step();
+    if (state_.step % training_.logging_steps == 0 || state_.step == total) log();
   }
   if (state_.stopping.stop()) {
     info(fmt::format("no improvement in {} evaluations: stopped early at step {}", state_.stopping.patience,
@@ -188,19 +187,27 @@ void Trainer::train_to_the_end() {
   save();
 }
 
-Batch Trainer::next_batch(Window& window) {
+Batch Trainer::next_batch() {
   const auto start = Clock::now();
   std::optional<Batch> batch = stream_->next();
-  window.waited += seconds_since(start);
+  state_.window.waited += seconds_since(start);
   if (!batch) throw Error(ErrorCode::kInternal, "training: the stream of batches ended before the run");
-  for (const std::string& message : batch->skipped) {
-    warn(message);
-    ++skipped_;
-  }
+  note_skipped(*batch);
   return std::move(*batch);
 }
 
-void Trainer::take_step(Window& window) {
+/// Each is told and counted once, however often its turn comes.
+void Trainer::note_skipped(const Batch& batch) {
+  for (const std::string& message : batch.skipped) {
+    if (skipped_.insert(message).second) warn(message);
+  }
+}
+
+bool Trainer::language_begun() const {
+  return static_cast<double>(state_.step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
+}
+
+void Trainer::take_step() {
   const auto start = Clock::now();
   std::vector<NamedTensor> buffers = objective_.buffers();
   for (NamedTensor& named : buffers) named.tensor = named.tensor.clone();
@@ -211,8 +218,7 @@ void Trainer::take_step(Window& window) {
     samples.insert(samples.end(), more.begin(), more.end());
   }
   const StepTotals totals = train_.totals(samples);
-  const bool language =
-      static_cast<double>(state_.step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
+  const bool language = language_begun();
   const auto undo = [&] { copy_tensors("buffers", objective_.buffers(), buffers); };
   LossParts loss;
   try {
@@ -220,7 +226,7 @@ void Trainer::take_step(Window& window) {
     seed_dropout(training_.seed, state_.step);
     std::vector<Batch> at_once;
     for (std::int64_t number = first; number < end; ++number) {
-      Batch batch = next_batch(window);
+      Batch batch = next_batch();
       // Of samples that couldn't be read one may be left, which batch norm can't take.
       if (std::ssize(batch.samples) <= (batch_norm_ ? 1 : 0)) continue;
       if (training_.parallel_batches) {
@@ -248,7 +254,9 @@ void Trainer::take_step(Window& window) {
   optimizer_.step(rate);
   if (ema_) ema_->update();
   ++state_.step;
+  LogWindow& window = state_.window;
   window.loss += loss;
+  window.language_steps += loss.language ? 1 : 0;
   window.gradient_norm += norm;
   window.learning_rate = rate;
   window.pictures += totals.pictures;
@@ -256,16 +264,17 @@ void Trainer::take_step(Window& window) {
   window.seconds += seconds_since(start);
 }
 
-void Trainer::log(Window& window) {
+void Trainer::log() {
+  LogWindow& window = state_.window;
   const auto steps = static_cast<double>(window.steps);
   const double epoch = static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch());
   OrderedJson line = {{"step", state_.step}, {"epoch", epoch}, {"loss", window.loss.total / steps}};
-  const auto part = [&](const char* key, const std::optional<double>& value) {
-    if (value) line[key] = *value / steps;
+  const auto part = [&](const char* key, const std::optional<double>& value, double of_steps) {
+    if (value) line[key] = *value / of_steps;
   };
-  part("classification_loss", window.loss.classification);
-  part("language_loss", window.loss.language);
-  part("region_loss", window.loss.region);
+  part("classification_loss", window.loss.classification, steps);
+  part("language_loss", window.loss.language, static_cast<double>(window.language_steps));
+  part("region_loss", window.loss.region, steps);
   line["learning_rate"] = window.learning_rate;
   line["gradient_norm"] = window.gradient_norm / steps;
   line["pictures_per_s"] = static_cast<double>(window.pictures) / window.seconds;
@@ -275,11 +284,13 @@ void Trainer::log(Window& window) {
   info(fmt::format("step {}/{}, epoch {:.2f}: loss {:.4f}, rate {:.2e}, {:.1f} pictures/s, {} left", state_.step,
                    plan_.total_steps(), epoch, window.loss.total / steps, window.learning_rate,
                    static_cast<double>(window.pictures) / window.seconds, duration(window.seconds / steps * left)));
-  window = Window();
+  window = LogWindow();
 }
 
-Trainer::Validation Trainer::validate() {
-  Validation result{{classes_, {}, {}}, {}};
+Trainer::Validation Trainer::validate(bool answers) {
+  Validation result{{classes_, {}, {}}, {}, {}};
+  double answer_loss = 0;
+  std::int64_t answer_tokens = 0;
   const std::int64_t size = training_.batch_size, count = (validation_.samples + size - 1) / size;
   OrderedStream<Batch> stream(
       count,
@@ -292,8 +303,12 @@ Trainer::Validation Trainer::validate() {
       },
       stream_options(training_));
   while (const auto batch = stream.next()) {
+    note_skipped(*batch);
     if (batch->samples.empty()) continue;
-    const at::Tensor logits = objective_.logits(*batch).to(at::kDouble).contiguous();
+    const Objective::Judgement judged = objective_.judge(*batch, answers);
+    answer_loss += judged.answer_loss;
+    answer_tokens += judged.answer_tokens;
+    const at::Tensor logits = judged.logits.to(at::kDouble).contiguous();
     if (!logits.isfinite().all().item<bool>()) {
       throw Error(ErrorCode::kMismatch, fmt::format("evaluation at step {}: logits are not finite", state_.step));
     }
@@ -304,6 +319,7 @@ Trainer::Validation Trainer::validate() {
       result.samples.push_back(sample);
     }
   }
+  if (answer_tokens > 0) result.language_loss = answer_loss / static_cast<double>(answer_tokens);
   return result;
 }
 
@@ -311,13 +327,23 @@ void Trainer::evaluate() {
   if (validation_.samples == 0) return;
   if (ema_) ema_->swap();
   ClassificationMetrics metrics;
+  std::optional<double> language_loss;
   bool best = false;
   try {
-    metrics = classification_metrics(calibrated(validate().logits));
-    // As good as the best but surer of it is better; patience counts accuracy alone.
-    const bool as_good = state_.stopping.best_round >= 0 && metrics.accuracy == state_.stopping.best &&
-                         metrics.negative_log_likelihood < state_.best_loss;
-    best = state_.stopping.add(metrics.accuracy) || as_good;
+    const bool begun = train_.answers && language_begun();
+    const Validation validation = validate(/*answers=*/begun);
+    metrics = classification_metrics(calibrated(validation.logits));
+    language_loss = validation.language_loss;
+    // A model that hasn't learned to answer yet, or a head that no loss reaches, is no candidate.
+    if (train_.answers ? begun : training_.classification_loss_weight > 0) {
+      const double score = language_loss ? -training_.classification_loss_weight * metrics.negative_log_likelihood -
+                                               training_.language_loss_weight * *language_loss
+                                         : metrics.accuracy;
+      // As good as the best but surer of it is better; patience counts the score alone.
+      const bool as_good = state_.stopping.best_round >= 0 && score == state_.stopping.best &&
+                           metrics.negative_log_likelihood < state_.best_loss;
+      best = state_.stopping.add(score) || as_good;
+    }
     if (best) {
       state_.best_loss = metrics.negative_log_likelihood;
       folder_.save_best(objective_.state());
@@ -327,16 +353,18 @@ void Trainer::evaluate() {
     throw;
   }
   if (ema_) ema_->swap();
-  folder_.log({{"step", state_.step},
-               {"epoch", static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch())},
-               {"eval_loss", metrics.negative_log_likelihood},
-               {"eval_accuracy", metrics.accuracy},
-               {"eval_macro_f1", metrics.macro_f1},
-               {"n", metrics.n},
-               {"best", best}});
-  info(fmt::format("step {}: validation loss {:.4f}, accuracy {:.4f} of {}, macro-F1 {:.4f}{}", state_.step,
+  OrderedJson line = {{"step", state_.step},
+                      {"epoch", static_cast<double>(state_.step) / static_cast<double>(plan_.steps_per_epoch())},
+                      {"eval_loss", metrics.negative_log_likelihood},
+                      {"eval_accuracy", metrics.accuracy},
+                      {"eval_macro_f1", metrics.macro_f1},
+                      {"n", metrics.n},
+                      {"best", best}};
+  if (language_loss) line["eval_language_loss"] = *language_loss;
+  folder_.log(line);
+  info(fmt::format("step {}: validation loss {:.4f}, accuracy {:.4f} of {}, macro-F1 {:.4f}{}{}", state_.step,
                    metrics.negative_log_likelihood, metrics.accuracy, metrics.n, metrics.macro_f1,
-                   best ? " (best)" : ""));
+                   language_loss ? fmt::format(", language loss {:.4f}", *language_loss) : "", best ? " (best)" : ""));
 }
 
 void Trainer::use_best() {

@@ -5,7 +5,9 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <set>
 #include <span>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -20,6 +22,7 @@ namespace vlmzoo::app {
 /// Where batches come from. Both are called with indices of samples; `prepare` runs on background threads.
 struct BatchSource {
   std::int64_t samples = 0;
+  bool answers = false;  ///< the language loss takes part
   std::function<Batch(std::span<const std::int64_t> samples, std::int64_t epoch)> prepare;
   std::function<StepTotals(std::span<const std::int64_t> samples)> totals;
 };
@@ -68,27 +71,25 @@ class Trainer {
   /// data, after a checkpoint is saved; kIo. The last good checkpoint stays.
   bool run();
 
-  /// Logits of the validation samples that could be read, by the tensors as they are.
+  /// Of the validation samples that could be read, by the tensors as they are.
   struct Validation {
     Predictions logits;
     std::vector<std::int64_t> samples;
+    std::optional<double> language_loss;  ///< per token of their answers
   };
-  Validation validate();
+  Validation validate(bool answers);
 
   const RunState& state() const { return state_; }
-  std::int64_t skipped() const { return skipped_; }  ///< samples that couldn't be read
+  std::int64_t skipped() const { return std::ssize(skipped_); }  ///< samples that couldn't be read
 
  private:
-  struct Window {  // since the last logged step
-    LossParts loss;
-    double gradient_norm = 0, learning_rate = 0, seconds = 0, waited = 0;
-    std::int64_t steps = 0, pictures = 0;
-  };
   std::vector<NamedTensor> all_state() const;
   void train_to_the_end();
-  void take_step(Window& window);
-  Batch next_batch(Window& window);
-  void log(Window& window);
+  void take_step();
+  Batch next_batch();
+  void note_skipped(const Batch& batch);
+  bool language_begun() const;
+  void log();
   void evaluate();
   void save();
   void use_best();
@@ -104,7 +105,7 @@ class Trainer {
   Optimizer optimizer_;
   std::optional<Ema> ema_;
   RunState state_;
-  std::int64_t skipped_ = 0;
+  std::set<std::string> skipped_;  // messages
   std::unique_ptr<OrderedStream<Batch>> stream_;
 };
 

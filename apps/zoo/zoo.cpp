@@ -1,6 +1,5 @@
 #include "zoo/zoo.hpp"
 
-#include <c10/util/Exception.h>
 #include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <pwd.h>
@@ -9,8 +8,6 @@
 #include <array>
 #include <cstdlib>
 #include <ctime>
-#include <exception>
-#include <new>
 #include <span>
 
 #include "vlmzoo/error.hpp"
@@ -103,24 +100,18 @@ void record_failure(const fs::path& file, Change change, const std::string& why)
 /// Runs the probe of `change.to`. Error: why the model failed, once that is recorded.
 void try_model(const Zoo& zoo, Change& change, const Probe& probe) {
   if (!probe) return;
-  const auto give_up = [&](ErrorCode code, const std::string& why) {
-    record_failure(zoo.file, change, why);
-    throw Error(code, fmt::format("'{}' failed when it was tried, '{}' stays active: {}", change.to, zoo.active, why));
-  };
   try {
     change.probe = probe(change.expected_config);
     check_interrupt();  // an answer that Ctrl-C cut short is no probe
-  } catch (const Error& error) {
-    if (error.code() == ErrorCode::kInterrupted) throw;
+  } catch (...) {
+    const Error error = current_error();
+    if (error.code() == ErrorCode::kInterrupted) throw error;
     // Neither the command line nor the zoo file is at fault.
     const bool config = error.code() == ErrorCode::kUsage || error.code() == ErrorCode::kConfig;
-    give_up(config ? ErrorCode::kMismatch : error.code(), error.what());
-  } catch (const c10::Error& error) {
-    give_up(ErrorCode::kInternal, error.what_without_backtrace());
-  } catch (const std::bad_alloc&) {
-    give_up(ErrorCode::kMemory, "out of memory");
-  } catch (const std::exception& error) {
-    give_up(ErrorCode::kInternal, error.what());
+    const ErrorCode code = config ? ErrorCode::kMismatch : error.code();
+    record_failure(zoo.file, change, error.what());
+    throw Error(
+        code, fmt::format("'{}' failed when it was tried, '{}' stays active: {}", change.to, zoo.active, error.what()));
   }
 }
 

@@ -51,6 +51,7 @@ void visit_keys(AnyConfig& config, Visitor& visit) {
   visit("model.multimodal", model.multimodal);
   visit("model.freeze_vision_encoder", model.freeze_vision_encoder);
   visit("model.freeze_language_model", model.freeze_language_model);
+  visit("model.freeze_connector", model.freeze_connector);
   visit("model.head", model.head, FilePath{});
   visit("model.image_pipeline", model.image_pipeline, OneOf{"native | clip"});
   visit("model.max_tiles", model.max_tiles, Between{1, 64});

@@ -5,19 +5,13 @@
 #include "vlmzoo/error.hpp"
 
 namespace vlmzoo {
-namespace {
-
-/// Roles that aren't frozen are trained in fp32. The connector lies between both and follows either. A frozen role that
-/// gradients have to cross can't be packed: those kernels have no backward.
-void make_trainable(Weights::Source& source, const ModelConfig& config) {
-  source.trainable.vision = !config.freeze_vision_encoder;
-  source.trainable.language = config.multimodal && !config.freeze_language_model;
-  source.trainable.connector = config.multimodal && (source.trainable.vision || source.trainable.language);
-  if (source.trainable.vision) source.precision.vision = Precision::kFp32;
-  if (source.trainable.connector) source.precision.connector = source.precision.language = Precision::kFp32;
+RoleSet trainable_roles(const ModelConfig& config) {
+  RoleSet roles;
+  roles.vision = !config.freeze_vision_encoder;
+  roles.language = config.multimodal && !config.freeze_language_model;
+  roles.connector = config.multimodal && !config.freeze_connector.value_or(!roles.vision && !roles.language);
+  return roles;
 }
-
-}  // namespace
 
 ModelFolder::ModelFolder(const ModelConfig& config) {
   if (config.pretrained_path.empty()) {
@@ -71,7 +65,10 @@ Weights ModelFolder::plan(const ModelConfig& config, const CreateOptions& option
   source.device = resolve_device(config.device);
   source.precision = resolve_precision(config, source.device);
   source.roles = options.roles;
-  if (options.trainable) make_trainable(source, config);
+  if (options.trainable) {
+    source.trainable = trainable_roles(config);
+    source.precision = training_precision(source.precision, source.trainable);
+  }
   return Weights::plan(source);
 }
 

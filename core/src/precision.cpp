@@ -28,8 +28,10 @@ Precision resolve(Precision asked, bool int8, const at::Device& device, Role rol
         ErrorCode::kUnsupported,
         fmt::format("precision int8 of the {} works on the CPU only; on CUDA use bf16, fp16 or fp32", to_string(role)));
   }
-  if (chosen == Precision::kInt8 && !cpu_features().fbgemm()) {
-    throw Error(ErrorCode::kUnsupported, "precision int8 needs a processor with AVX2; use fp32, bf16 or fp16 here");
+  const bool packed = chosen == Precision::kInt8 || (chosen == Precision::kFp16 && device.is_cpu());
+  if (packed && !cpu_features().fbgemm()) {
+    throw Error(ErrorCode::kUnsupported,
+                fmt::format("precision {} needs a processor with AVX2; use fp32 or bf16 here", to_string(chosen)));
   }
   if (chosen == Precision::kBf16 && device.is_cpu() && !cpu_features().avx512_bf16 && !cpu_features().amx_bf16) {
     warn_once(
@@ -56,6 +58,13 @@ RolePrecision resolve_precision(const ModelConfig& config, const at::Device& dev
   result.connector = resolve(config.precision.connector, config.use_8bit, device, Role::kConnector);
   result.language = resolve(config.precision.language, config.use_8bit, device, Role::kLanguage);
   return result;
+}
+
+RolePrecision training_precision(RolePrecision precision, const RoleSet& trained) {
+  if (trained.vision) precision.vision = Precision::kFp32;
+  if (trained.vision || trained.connector) precision.connector = Precision::kFp32;
+  if (trained.vision || trained.connector || trained.language) precision.language = Precision::kFp32;
+  return precision;
 }
 
 }  // namespace vlmzoo

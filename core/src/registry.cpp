@@ -1,12 +1,9 @@
 #include "vlmzoo/registry.hpp"
 
-#include <c10/util/Exception.h>
 #include <fmt/format.h>
 #include <fmt/ranges.h>
 
 #include <algorithm>
-#include <exception>
-#include <new>
 #include <set>
 #include <system_error>
 
@@ -78,14 +75,10 @@ Model* call_create(const PluginInfo& plugin, const ModelConfig& config, const Cr
     return plugin.descriptor->create(config, options);
   } catch (const Error&) {
     throw;
-  } catch (const std::bad_alloc&) {
-    throw Error(ErrorCode::kMemory, fmt::format("{}: out of memory while creating '{}'", who, config.model_type));
-  } catch (const c10::Error& error) {
-    throw Error(ErrorCode::kPlugin, fmt::format("{} failed: {}", who, error.what_without_backtrace()));
-  } catch (const std::exception& error) {
-    throw Error(ErrorCode::kPlugin, fmt::format("{} failed: {}", who, error.what()));
   } catch (...) {
-    throw Error(ErrorCode::kPlugin, fmt::format("{} failed with an exception of an unknown type", who));
+    const Error error = current_error();
+    throw Error(error.code() == ErrorCode::kInternal ? ErrorCode::kPlugin : error.code(),
+                fmt::format("{} failed: {}", who, error.what()));
   }
 }
 

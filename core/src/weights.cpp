@@ -355,7 +355,8 @@ void check_memory(const Weights& plan, std::uint64_t working_memory) {
   if (needed <= free) return;
   std::string advice = "no precision fits; free some memory or use a smaller model";
   for (const Precision precision : {Precision::kFp16, Precision::kInt8}) {
-    if (const std::uint64_t smaller = need({precision, precision, precision}); smaller <= free && smaller < needed) {
+    if (const std::uint64_t smaller = need(training_precision({precision, precision, precision}, source.trainable));
+        smaller <= free && smaller < needed) {
       advice = fmt::format("precision {} would fit with {}", to_string(precision), format_bytes(smaller));
       break;
     }

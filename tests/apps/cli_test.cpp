@@ -375,7 +375,7 @@ TEST_CASE("info counts parameters by role and tells which precision fits") {
     precisions.insert(row["precision"].get<std::string>());
     if (row.contains("bytes")) CHECK(row["fits"] == (row["bytes"] <= document["available_memory_bytes"]));
   }
-  CHECK(precisions == std::set<std::string>{"auto", "fp32", "bf16", "fp16", "int8"});
+  CHECK(precisions == std::set<std::string>{"configured", "auto", "fp32", "bf16", "fp16", "int8"});
   for (const Json& file : document["files"]) CHECK(file["sha256"] == sha256_of_file(file["file"].get<std::string>()));
   const Result table = vlmzoo({"info", "--model", bench().checkpoint.string()});
   CHECK(table.code == 0);

@@ -272,6 +272,12 @@ TEST_CASE("labels of JSONL may be numbers, and may be missing where they aren't 
 
 TEST_CASE("bad lines of JSONL are told with file and line") {
   const Place place;
+  DataRequest split =
+      place.jsonl(conversation(R"(, "label": "x", "split": "test")") + conversation(R"(, "label": "y")") +
+                  conversation(R"(, "label": "y", "split": "test")"));
+  check_refusal(split, ErrorCode::kCorrupt, {"1 of 3 rows", "data.jsonl:2: split is missing"});
+  split.skip_bad = true;
+  CHECK(load_dataset(split).samples.size() == 2);
   const std::string good = conversation(R"(, "label": "x", "id": "1")");
   const auto message = [&](const std::string& line, const std::string& why) {
     check_refusal(place.jsonl(good + line + "\n"), ErrorCode::kCorrupt, {"data.jsonl:2: ", why});

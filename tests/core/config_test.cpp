@@ -277,7 +277,8 @@ TEST_CASE("a value of the wrong type is refused with its place, its path, what i
         "a.yaml:2: model.num_classes must be an integer, got the text '3'");
   CHECK(refusal_of("model: text\n") ==
         "a.yaml:1: model must be a map of keys (model_type, pretrained_path, pretrained, seed, device, precision, "
-        "use_8bit, multimodal, freeze_vision_encoder, freeze_language_model, head, image_pipeline, max_tiles, "
+        "use_8bit, multimodal, freeze_vision_encoder, freeze_language_model, "
+        "freeze_connector, head, image_pipeline, max_tiles, "
         "system_prompt, num_classes, num_labels, id2label, label2id, classifier, trust_remote_code), got 'text'");
   CHECK(contains(refusal_of("training: [1]\n"), "a.yaml:1: training must be a map of keys"));
   CHECK(contains(refusal_of("model: {classifier: 3}\n"), "a.yaml:1: model.classifier must be a map of keys"));

@@ -334,10 +334,13 @@ TEST_CASE("whatever a plugin throws leaves as an Error that names it") {
   };
   const std::string who = "plugin create_throws (" + fs::canonical(fixture("create_throws")).string() + ")";
   CHECK(text(ErrorCode::kCorrupt, "vlmzoo") == "the weights are broken");
-  CHECK(text(ErrorCode::kPlugin, "runtime_error") == who + " failed: a runtime_error's words");
+  CHECK(text(ErrorCode::kPlugin, "runtime_error") == who + " failed: internal error: a runtime_error's words");
   CHECK(text(ErrorCode::kPlugin, "c10") == who + " failed: a c10::Error's words");
-  CHECK(text(ErrorCode::kMemory, "bad_alloc") == who + ": out of memory while creating 'create_throws'");
-  CHECK(text(ErrorCode::kPlugin, "int") == who + " failed with an exception of an unknown type");
+  CHECK(text(ErrorCode::kMemory, "bad_alloc") == who + " failed: out of memory");
+  const std::string huge = text(ErrorCode::kMemory, "huge");
+  CHECK(huge.starts_with(who + " failed: out of memory: "));
+  CHECK(huge.find("can't allocate memory") != std::string::npos);
+  CHECK(text(ErrorCode::kPlugin, "int") == who + " failed: internal error: an exception of an unknown type");
   CHECK(text(ErrorCode::kPlugin, "null") == who + " created no model for 'create_throws'");
 }
 

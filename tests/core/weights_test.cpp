@@ -11,6 +11,7 @@
 #include "tensors.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/model_folder.hpp"
+#include "vlmzoo/system.hpp"
 
 #undef CHECK  // LibTorch's aborts
 #include <doctest/doctest.h>
@@ -254,6 +255,25 @@ TEST_CASE("a model that doesn't fit into memory is refused with the numbers, bef
   }
 }
 
+TEST_CASE("a model that doesn't fit is told the precision in which it would, unless it is to be trained") {
+  const auto refusal = [](bool trained) {
+    Weights::Source source = source_of(nullptr);
+    source.trainable.language = trained;
+    Weights plan = Weights::plan(source);
+    const auto elements = static_cast<std::int64_t>(available_memory() * 2 / 3);  // fp16 doesn't fit, int8 does
+    plan.linear(Role::kLanguage, {"large"}, 1024, {elements / 1024}, false);
+    try {
+      check_memory(plan, 0);
+    } catch (const Error& error) {
+      CHECK(error.code() == ErrorCode::kMemory);
+      return std::string(error.what());
+    }
+    return std::string("not refused");
+  };
+  CHECK(refusal(false).find("precision int8 would fit with ") != std::string::npos);
+  CHECK(refusal(true).find("no precision fits") != std::string::npos);
+}
+
 TEST_CASE("a model folder says what it lacks, and reads one stop token or many") {
   ModelConfig config;
   CHECK(code_of([&] { ModelFolder{config}; }) == ErrorCode::kConfig);
@@ -300,6 +320,12 @@ TEST_CASE("training makes fp32 of what gradients reach or cross, and leaves the 
   CHECK((types(true, true, true) == std::vector{narrow, narrow, narrow}));
   CHECK((types(true, true, false) == std::vector{narrow, wide, wide}));
   CHECK((types(true, false, true) == std::vector{wide, wide, wide}));  // they cross the frozen language model
+  config.freeze_connector = true;
+  CHECK((types(true, true, false) == std::vector{narrow, narrow, wide}));
+  CHECK((types(true, false, true) == std::vector{wide, wide, wide}));
+  config.freeze_connector = false;
+  CHECK((types(true, true, true) == std::vector{narrow, wide, wide}));
   config.multimodal = false;
-  CHECK((types(true, false, false) == std::vector{wide, narrow, narrow}));
+  CHECK((types(true, false, false).front() == wide));  // the others aren't there
+  CHECK((types(true, true, true).front() == narrow));
 }

@@ -30,8 +30,8 @@ echo 1000 > /proc/self/oom_score_adj # if memory runs out after all, this goes f
 passed=0 failed=0 skipped=0
 for name in "$@"; do
   case $name in
-    int8) options=(--set model.use_8bit=true) need=11600000000 limit=$((14 << 30)) ;;
-    fp16) options=(--precision fp16) need=21700000000 limit=$((22 << 30)) ;;
+    int8) options=(--set model.use_8bit=true) need=12900000000 limit=$((14 << 30)) ;;
+    fp16) options=(--precision fp16) need=22300000000 limit=$((22 << 30)) ;;
     *) echo "unknown precision $name" >&2 && exit 2 ;;
   esac
   free=$(awk '/MemAvailable/ {printf "%.0f\n", $2 * 1024}' /proc/meminfo)

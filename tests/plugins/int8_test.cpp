@@ -49,7 +49,7 @@ void compare_checkpoint(const fs::path& folder, const Json& runs, const std::str
   const auto fp32 = open_model(folder), everywhere = open_model(folder, Precision::kInt8);
   ModelConfig config;
   config.pretrained_path = folder.string();
-  config.precision = {Precision::kFp32, Precision::kInt8, Precision::kInt8};
+  config.use_8bit = true;
   const auto use_8bit = open_model(config);
   std::int64_t compared = 0, clear = 0;
   for (const Json& run : runs) {

@@ -46,6 +46,7 @@ struct ModelConfig {
   bool multimodal = true;
   bool freeze_vision_encoder = true;  ///< default: the value of `multimodal`
   bool freeze_language_model = false;
+  std::optional<bool> freeze_connector;      ///< default: true where both others are frozen
   std::string head;                          ///< a head file; empty: freshly initialised
   std::string image_pipeline = "native";     ///< native | clip
   std::optional<std::int64_t> max_tiles;     ///< default: the checkpoint's

@@ -34,6 +34,10 @@ class VLMZOO_API Error : public std::runtime_error {
   ErrorCode code_;
 };
 
+/// The exception that is being handled, as an Error: kMemory where memory ran out (in LibTorch too), kIo for one of
+/// std::filesystem, else kInternal. Only within a `catch`.
+VLMZOO_API Error current_error();
+
 /// Exit code for a failure: 2 for kUsage and kConfig, 130 for kInterrupted, else 1.
 VLMZOO_API int exit_code(ErrorCode code);
 

@@ -14,6 +14,9 @@
 
 namespace vlmzoo {
 
+/// The roles that a configuration leaves to training.
+VLMZOO_API RoleSet trainable_roles(const ModelConfig& config);
+
 /// The folder of one checkpoint, as every adapter begins with it. Errors: kNotFound for a missing path, a folder
 /// without config.json, or (with `pretrained: true`) without weights.
 class VLMZOO_API ModelFolder {

@@ -119,6 +119,9 @@ VLMZOO_API void fill_formula(const std::string& name, std::span<const std::int64
 
 /// Replaces kAuto by what suits the device and processor and applies `use_8bit`. Error: kUnsupported (int8 on CUDA, …).
 VLMZOO_API RolePrecision resolve_precision(const ModelConfig& config, const at::Device& device);
+/// `precision` with fp32 where `trained` roles are, and where gradients have to cross a frozen one: packed weights have
+/// no backward.
+VLMZOO_API RolePrecision training_precision(RolePrecision precision, const RoleSet& trained);
 VLMZOO_API at::Device resolve_device(const std::string& device);  ///< Error: kUnsupported when it isn't there
 
 /// Throws Error(kMemory) with the numbers and a precision that fits when the weights of `plan` and `working_memory`

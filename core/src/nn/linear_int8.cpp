@@ -23,6 +23,7 @@ namespace {
 
 constexpr std::int64_t kElements = 65536;  // work that is worth a thread
 constexpr std::int64_t kTogether = 32;     // outputs that a thread packs: they may share cache lines
+constexpr std::int64_t kColumns = 256;     // of outliers that are widened to fp32 at once
 constexpr float kSteps = 127;              // of weights, either way from 0
 
 bool fbgemm_has_vnni() {
@@ -66,14 +67,19 @@ class Int8Kernel final : public Linear::Kernel {
     std::sort(inputs.begin(), inputs.end());
     inputs.erase(std::unique(inputs.begin(), inputs.end()), inputs.end());
     const auto count = static_cast<std::int64_t>(inputs.size()), out = out_features();
-    at::Tensor picked = at::zeros({x.size(0), count}, at::kFloat), weights = at::empty({count, out}, at::kFloat);
+    at::Tensor picked = at::zeros({x.size(0), count}, at::kFloat);
     pick(x, outliers, inputs, picked);
+    at::Tensor weights = at::empty({std::min(count, kColumns), out}, at::kFloat);
     float* to = weights.mutable_data_ptr<float>();
-    at::parallel_for(0, out, std::max<std::int64_t>(1, kElements / count), [&](std::int64_t begin, std::int64_t end) {
-      for (std::int64_t i = 0; i < count; ++i)
-        product_->column(inputs[static_cast<std::size_t>(i)], begin, end, to + i * out + begin);
-    });
-    y.addmm_(picked, weights);
+    for (std::int64_t first = 0; first < count; first += kColumns) {
+      const std::int64_t columns = std::min(kColumns, count - first);
+      const std::int64_t grain = std::max<std::int64_t>(1, kElements / columns);
+      at::parallel_for(0, out, grain, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t i = 0; i < columns; ++i)
+          product_->column(inputs[static_cast<std::size_t>(first + i)], begin, end, to + i * out + begin);
+      });
+      y.addmm_(picked.narrow(1, first, columns), weights.narrow(0, 0, columns));
+    }
   }
 
   std::shared_ptr<const Int8Product> product_;

@@ -65,6 +65,18 @@ Dataset dataset() {
   return data;
 }
 
+/// None in the first picture, one in the others.
+std::map<std::string, std::vector<Region>> regions_of(const Dataset& data) {
+  std::map<std::string, std::vector<Region>> regions;
+  for (double side = 0; const Sample& sample : data.samples) {
+    Region region;
+    region.corners = {{{0, 0}, {side, 0}, {side, 0.5}, {0, 0.5}}};
+    regions[sample.image.string()] = side > 0 ? std::vector<Region>{region} : std::vector<Region>{};
+    side += 0.15;
+  }
+  return regions;
+}
+
 BatchPlan text_plan() {
   BatchPlan plan;
   plan.text = plan.answers = true;
@@ -108,17 +120,23 @@ double largest_difference(const std::map<std::string, at::Tensor>& a, const std:
 
 }  // namespace
 
-TEST_CASE("micro-batches add up to the gradient of one batch, for both losses and unequal answers") {
+TEST_CASE("micro-batches add up to the gradient of one batch, for all losses and unequal answers") {
   for (const std::string& name : kModels) {
     CAPTURE(name);
     const ModelConfig config = trainable_config(name);
     const auto model = trainable_model(config);
     const Head head = make_head(model->info(), config);
     const Dataset data = dataset();
-    const BatchMaker maker(*model, data, text_plan());
-    const auto whole = gradients(*model, head, {}, maker, {{0, 1, 2, 3, 4, 5}});
-    const auto parts = gradients(*model, head, {}, maker, {{0, 1, 2, 3}, {4, 5}});
+    const auto regions = regions_of(data);
+    BatchPlan plan = text_plan();
+    plan.regions = &regions;
+    TrainingConfig training;
+    training.region_loss_weight = 0.5;
+    const BatchMaker maker(*model, data, plan);
+    const auto whole = gradients(*model, head, training, maker, {{0, 1, 2, 3, 4, 5}});
+    const auto parts = gradients(*model, head, training, maker, {{0, 1, 2, 3}, {4, 5}});
     CHECK(whole.size() > 40);
+    CHECK(whole.contains("region.weight"));
     CHECK(largest_difference(whole, parts) < 1e-4);  // fp32 sums in another order
   }
 }

@@ -22,6 +22,7 @@
 #include "vlmzoo/json.hpp"
 #include "vlmzoo/random.hpp"
 #include "vlmzoo/safetensors.hpp"
+#include "vlmzoo/system.hpp"
 
 namespace vlmzoo::test {
 namespace {
@@ -99,6 +100,35 @@ std::vector<Json> metrics(const fs::path& run) {
   return lines;
 }
 
+std::size_t count_of(const std::string& text, const std::string& part) {
+  std::size_t count = 0;
+  for (std::size_t at = text.find(part); at != std::string::npos; at = text.find(part, at + part.size())) ++count;
+  return count;
+}
+
+/// Of the tensors in a checkpoint that training changed, how many have `part` in their name, and how many don't.
+std::pair<std::int64_t, std::int64_t> changed_tensors(const fs::path& before, const fs::path& after,
+                                                      const std::string& part) {
+  const SafetensorsFile a(before), b(after);
+  std::pair<std::int64_t, std::int64_t> changed;
+  for (const TensorEntry& entry : a.entries()) {
+    std::vector<std::byte> x(entry.bytes()), y(entry.bytes());
+    a.read(entry, 0, x);
+    b.read(*b.find(entry.name), 0, y);
+    if (x != y) ++(contains(entry.name, part) ? changed.first : changed.second);
+  }
+  return changed;
+}
+
+/// What was learned, without what was measured.
+std::vector<Json> losses(const fs::path& run) {
+  std::vector<Json> lines = metrics(run);
+  for (Json& line : lines) {
+    for (const char* measured : {"pictures_per_s", "waited_for_data"}) line.erase(measured);
+  }
+  return lines;
+}
+
 /// Starts the program without waiting; stderr goes to `log`.
 pid_t start(const std::vector<std::string>& arguments, const fs::path& log) {
   const pid_t child = ::fork();
@@ -138,8 +168,8 @@ TEST_CASE("a head is trained on cached features: each picture goes through the v
     CAPTURE(first.err);
     REQUIRE(first.code == 0);
     CHECK(contains(first.err, "features of 51 pictures, 51 of them computed now"));
-    for (const char* file :
-         {"config.yaml", "checkpoint.safetensors", "metrics.jsonl", "head.safetensors", "trained.yaml"}) {
+    for (const char* file : {"config.yaml", "checkpoint.safetensors", "metrics.jsonl", "head.safetensors",
+                             "trained.yaml", "report.html", "predictions.csv"}) {
       CHECK(fs::exists(run / file));
     }
     CHECK(!fs::exists(run / "model"));
@@ -188,6 +218,87 @@ TEST_CASE("model and head are trained together, and the result is a checkpoint l
   }
 }
 
+TEST_CASE("each role can be trained alone") {
+  const Material& made = material();
+  struct Case {
+    std::string type, role, part;
+  };
+  for (const Case& c :
+       {Case{"internvl", "connector", "mlp1."}, Case{"llama-vision", "connector", "multi_modal_projector."},
+        Case{"internvl", "language_model", "language_model."},
+        Case{"llama-vision", "language_model", "language_model."}, Case{"internvl", "vision_encoder", "vision_model."},
+        Case{"llama-vision", "vision_encoder", "vision_model."}}) {
+    CAPTURE(c.type);
+    CAPTURE(c.role);
+    const std::string run = "alone_" + c.type + c.role;
+    std::vector<std::string> more = {"--set", "training.epochs=1"};
+    for (const std::string role : {"vision_encoder", "connector", "language_model"}) {
+      more.emplace_back("--set");
+      more.push_back(fmt::format("model.freeze_{}={}", role, role != c.role));
+    }
+    const Result trained = vlmzoo(made.train(c.type, run, more));
+    CAPTURE(trained.err);
+    REQUIRE(trained.code == 0);
+    const auto [inside, outside] = changed_tensors(made.folder / c.type / "model.safetensors",
+                                                   made.folder / run / "model" / "model.safetensors", c.part);
+    CHECK(inside > 0);
+    CHECK(outside == 0);
+  }
+}
+
+TEST_CASE("early stopping ends a run that learns nothing more, and what is kept is the best evaluation") {
+  const Material& made = material();
+  const fs::path run = made.folder / "early";
+  const Result trained =
+      vlmzoo(made.train("internvl", "early",
+                        {"--set", "model.freeze_language_model=true", "--set", "training.epochs=60", "--set",
+                         "training.learning_rate=0.02", "--set", "training.early_stopping_patience=3"}));
+  CAPTURE(trained.err);
+  REQUIRE(trained.code == 0);
+  CHECK(contains(trained.err, "stopped early"));
+  double best = 0, last_epoch = 0;
+  std::int64_t since_best = 0;
+  for (const Json& line : metrics(run)) {
+    last_epoch = line.at("epoch").get<double>();
+    if (!line.contains("eval_accuracy")) continue;
+    ++since_best;
+    if (line.at("eval_accuracy").get<double>() > best) {
+      best = line.at("eval_accuracy").get<double>();
+      since_best = 0;
+    }
+  }
+  CHECK(last_epoch < 60);
+  CHECK(since_best == 3);
+  const Result judged = vlmzoo({"eval", "--config", (run / "trained.yaml").string(), "--data",
+                                (made.folder / "data").string(), "--split", "val", "--json"});
+  CAPTURE(judged.err);
+  REQUIRE(judged.code == 0);
+  CHECK(parse_json(judged.out, "eval").at("accuracy").get<double>() == best);
+}
+
+TEST_CASE("with answers the evaluation with the smallest loss is kept, once the language loss has begun") {
+  const Material& made = material();
+  const fs::path run = made.folder / "answering";
+  const Result trained = vlmzoo(made.jointly(
+      "internvl", "answering", {"--set", "training.epochs=4", "--set", "training.language_loss_from=0.5"}));
+  CAPTURE(trained.err);
+  REQUIRE(trained.code == 0);
+  std::vector<double> scores;
+  for (const Json& line : metrics(run)) {
+    if (!line.contains("eval_loss")) continue;
+    if (line.at("epoch").get<double>() < 2) {
+      CHECK(!line.contains("eval_language_loss"));
+      CHECK(line.at("best") == false);
+      continue;
+    }
+    REQUIRE(line.contains("eval_language_loss"));
+    const double loss = line.at("eval_loss").get<double>() + line.at("eval_language_loss").get<double>();
+    CHECK(line.at("best").get<bool>() == std::ranges::all_of(scores, [&](double before) { return loss < before; }));
+    scores.push_back(loss);
+  }
+  CHECK(scores.size() == 3);
+}
+
 TEST_CASE("autocast to bf16 and activation checkpointing train too, or say that this processor computes in fp32") {
   const Material& made = material();
   for (const std::string type : {"internvl", "llama-vision"}) {
@@ -197,6 +308,8 @@ TEST_CASE("autocast to bf16 and activation checkpointing train too, or say that 
         {"--set", "training.bf16=true", "--set", "training.memory_efficient=true", "--set", "training.epochs=1"}));
     CAPTURE(trained.err);
     CHECK(trained.code == 0);
+    const bool has_bf16 = cpu_features().avx512_bf16 || cpu_features().amx_bf16;
+    CHECK(count_of(trained.err, "computes in fp32") == (has_bf16 ? 0 : 1));
     for (const Json& line : metrics(made.folder / ("bf16_" + type))) {
       if (line.contains("loss")) CHECK(std::isfinite(line.at("loss").get<double>()));
     }
@@ -276,6 +389,7 @@ TEST_CASE("a run that is killed at any moment goes on to the same bits as one th
     CHECK(tensors_of(run / "head.safetensors") == head);
     CHECK(tensors_of(run / "model" / "model.safetensors") == model);
     check_steps(run);
+    for (const auto& entry : fs::directory_iterator(run)) CHECK(!entry.path().filename().string().starts_with('.'));
     fs::remove_all(run);
   }
   // Killed after its first steps but before its first checkpoint: what they logged is logged again.
@@ -313,7 +427,8 @@ TEST_CASE("batches computed at once give the losses of one after the other, the 
 
 TEST_CASE("SIGTERM saves and stops, and the run goes on to the same bits") {
   const Material& made = material();
-  const std::vector<std::string> more = {"--set", "training.epochs=8", "--set", "model.freeze_vision_encoder=false"};
+  const std::vector<std::string> more = {
+      "--set", "training.epochs=8", "--set", "model.freeze_vision_encoder=false", "--set", "training.logging_steps=7"};
   REQUIRE(vlmzoo(made.train("llama-vision", "straight", more)).code == 0);
   const fs::path run = made.folder / "stopped";
   const pid_t child = start(made.train("llama-vision", "stopped", more), made.folder / "stopped.log");
@@ -332,26 +447,35 @@ TEST_CASE("SIGTERM saves and stops, and the run goes on to the same bits") {
   for (const char* file : {"head.safetensors", "model/model.safetensors"}) {
     CHECK(tensors_of(run / file) == tensors_of(made.folder / "straight" / file));
   }
+  CHECK(losses(run) == losses(made.folder / "straight"));
 }
 
-TEST_CASE("a full disk is an error that keeps the last good checkpoint") {
+TEST_CASE("a full disk is an error that keeps the last good checkpoint, and the run goes on when there is room") {
   const Material& made = material();
-  REQUIRE(vlmzoo(made.train("internvl", "full", {"--set", "training.max_steps=2"})).code == 0);
-  const fs::path run = made.folder / "full";
-  const std::string before = sha256_of_file(run / "checkpoint.safetensors");
-  // Files of this process can't grow beyond a few blocks: what a full disk looks like from inside.
-  const Result full =
-      shell("ulimit -f 8; " + words(made.train("internvl", "full2", {"--set", "training.max_steps=2"})));
+  const std::vector<std::string> more = {"--set", "training.epochs=4"};
+  REQUIRE(vlmzoo(made.jointly("internvl", "roomy", more)).code == 0);
+  const fs::path run = made.folder / "full", checkpoint = run / "checkpoint.safetensors";
+  const pid_t child = start(made.jointly("internvl", "full", more), made.folder / "full.log");
+  wait_for_checkpoint(run, child);
+  ::kill(child, SIGKILL);
+  wait_for(child);
+  REQUIRE(fs::exists(checkpoint));
+  const std::string before = sha256_of_file(checkpoint);
+  // Files of this process can't grow beyond some blocks: what a full disk looks like from inside.
+  std::vector<std::string> resumed = more;
+  resumed.emplace_back("--resume");
+  const Result full = shell("ulimit -f 200; " + words(made.jointly("internvl", "full", resumed)));
   CAPTURE(full.err);
   CHECK(full.code == 1);
   CHECK(contains(full.err, "checkpoint.safetensors"));
-  CHECK(!fs::exists(made.folder / "full2" / "checkpoint.safetensors"));
-  const Result resumed =
-      shell("ulimit -f 8; " + words(made.train("internvl", "full", {"--resume", "--set", "training.max_steps=2"})));
-  CHECK(sha256_of_file(run / "checkpoint.safetensors") == before);
+  CHECK(sha256_of_file(checkpoint) == before);
+  REQUIRE(vlmzoo(made.jointly("internvl", "full", resumed)).code == 0);
+  for (const char* file : {"head.safetensors", "model/model.safetensors"}) {
+    CHECK(tensors_of(run / file) == tensors_of(made.folder / "roomy" / file));
+  }
 }
 
-TEST_CASE("a loss that isn't a number stops the run and names the step") {
+TEST_CASE("a loss that isn't a number stops the run, names the step and leaves the last good checkpoint") {
   const Material& made = material();
   const Result burst = vlmzoo(
       made.train("internvl", "burst",
@@ -361,6 +485,49 @@ TEST_CASE("a loss that isn't a number stops the run and names the step") {
   CHECK(burst.code == 1);
   CHECK(contains(burst.err, "error: step "));
   CHECK(contains(burst.err, "learning_rate"));
+  CHECK_NOTHROW(SafetensorsFile(made.folder / "burst" / "checkpoint.safetensors"));
+}
+
+TEST_CASE("a folder belongs to one run and one process, and isn't written over") {
+  const Material& made = material();
+  const fs::path used = made.folder / "used";
+  fs::create_directory(used);
+  write_file(used / "notes.txt", "mine");
+  const std::vector<std::string> once = {"--set", "training.max_steps=1"};
+  const Result refused = vlmzoo(made.train("internvl", "used", once));
+  CAPTURE(refused.err);
+  CHECK(refused.code == 2);
+  CHECK(contains(refused.err, "not empty"));
+  CHECK(contains(refused.err, "--force"));
+  std::vector<std::string> forced = once;
+  forced.emplace_back("--force");
+  CHECK(vlmzoo(made.train("internvl", "used", forced)).code == 0);
+  CHECK(read_file(used / "notes.txt") == "mine");
+
+  const std::vector<std::string> endless = {"--set", "training.epochs=10000"};
+  const pid_t child = start(made.jointly("internvl", "shared", endless), made.folder / "shared.log");
+  wait_for_checkpoint(made.folder / "shared", child);
+  for (const char* way : {"--resume", "--force"}) {
+    std::vector<std::string> second = endless;
+    second.emplace_back(way);
+    const Result other = vlmzoo(made.jointly("internvl", "shared", second));
+    CAPTURE(other.err);
+    CHECK(other.code == 2);
+    CHECK(contains(other.err, "another process"));
+  }
+  ::kill(child, SIGKILL);
+  wait_for(child);
+
+  // Trained on from its own result: the first model would be replaced by the second.
+  REQUIRE(vlmzoo(made.jointly("internvl", "chain", once)).code == 0);
+  std::vector<std::string> again = made.jointly("internvl", "chain", forced);
+  again[2] = (made.folder / "chain" / "trained.yaml").string();
+  const std::string before = tensors_of(made.folder / "chain" / "model" / "model.safetensors");
+  const Result over = vlmzoo(again);
+  CAPTURE(over.err);
+  CHECK(over.code == 2);
+  CHECK(contains(over.err, "another --output"));
+  CHECK(tensors_of(made.folder / "chain" / "model" / "model.safetensors") == before);
 }
 
 TEST_CASE("what can't be trained is refused with the reason") {
@@ -398,6 +565,17 @@ TEST_CASE("what can't be trained is refused with the reason") {
   refused(set("r8", {"training.class_weights=[1, 2]"}), 2, {"2 entries for 3 classes"});
   refused(set("r9", {"training.augmentations=[blur]"}), 2, {"flip | rotate | brightness"});
   refused(set("r10", {"model.num_classes=2"}), 1, {"2"});
+  refused(set("r14", {"training.classification_loss_weight=0", "training.language_loss_weight=0"}), 2,
+          {"no loss", "classification_loss_weight"});
+  refused(made.train("internvl", "r16", {"--limit", "1"}), 1, {"class"});
+  refused(made.train("internvl", "r17", {"--limit", "-1"}), 2, {"--limit"});
+  const fs::path data = made.folder / "without_region";
+  fs::copy(made.folder / "data", data, fs::copy_options::recursive);
+  const std::string regions = read_file(data / "regions.jsonl");
+  write_file(data / "regions.jsonl", regions.substr(regions.find('\n') + 1));
+  std::vector<std::string> arguments = made.jointly("internvl", "r18");
+  arguments[4] = data.string();
+  refused(arguments, 1, {"regions.jsonl has no entry for"});
   refused({"train", "--config", (made.folder / "internvl.yaml").string(), "--output", "x"}, 2, {"--data is missing"});
 
   REQUIRE(vlmzoo(made.train("internvl", "first", {"--set", "training.max_steps=1"})).code == 0);
@@ -410,24 +588,38 @@ TEST_CASE("what can't be trained is refused with the reason") {
   refused(made.train("internvl", "nothing_there", {"--resume"}), 1, {"no training run"});
 }
 
-TEST_CASE("a picture that breaks ends the run after a checkpoint, or is left out and counted") {
+TEST_CASE("a picture that breaks ends the run after a checkpoint, or is left out and counted once") {
   const Material& made = material();
   const fs::path data = made.folder / "broken_data";
   fs::copy(made.folder / "data", data, fs::copy_options::recursive);
-  std::ofstream(data / "images" / "0000000.jpg") << "no picture";
+  // One of either split.
+  std::vector<std::string> names;
+  std::istringstream rows(read_file(data / "labels.csv"));
+  for (std::string line; std::getline(rows, line);) {
+    for (const std::string split : {"train", "val"}) {
+      if (line.ends_with("," + split) && std::ranges::count(names, split) == 0) {
+        names.push_back(split);
+        names.push_back(line.substr(0, line.find(',')));
+        std::ofstream(data / line.substr(0, line.find(','))) << "no picture";
+      }
+    }
+  }
+  REQUIRE(names.size() == 4);
   std::vector<std::string> arguments =
-      made.train("internvl", "broken", {"--set", "model.freeze_vision_encoder=false", "--set", "training.epochs=1"});
+      made.train("internvl", "broken", {"--set", "model.freeze_vision_encoder=false", "--set", "training.epochs=3"});
   arguments[4] = data.string();
   const Result stopped = vlmzoo(arguments);
   CAPTURE(stopped.err);
   CHECK(stopped.code == 1);
-  CHECK(contains(stopped.err, "0000000.jpg"));
+  CHECK(contains(stopped.err, names[1]));
+  CHECK_NOTHROW(SafetensorsFile(made.folder / "broken" / "checkpoint.safetensors"));
   arguments.emplace_back("--force");
   arguments.emplace_back("--skip-bad");
   const Result skipped = vlmzoo(arguments);
   CAPTURE(skipped.err);
   CHECK(skipped.code == 0);
-  CHECK(contains(skipped.err, "1 samples were left out"));
+  CHECK(contains(skipped.err, "2 samples were left out"));
+  for (const std::size_t picture : {1, 3}) CHECK(count_of(skipped.err, names[picture]) == 1);
 }
 
 }  // namespace vlmzoo::test
