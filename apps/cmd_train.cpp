@@ -6,8 +6,10 @@
 #include <algorithm>
 #include <filesystem>
 #include <limits>
+#include <map>
 #include <memory>
 #include <optional>
+#include <set>
 
 #include "cache.hpp"
 #include "checkpoint_writer.hpp"
@@ -31,8 +33,6 @@ namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kModelFolder = "model";  // of the run
-
 struct TrainOptions {
   std::string data, output, dtype;
   std::int64_t limit = 0;
@@ -43,8 +43,8 @@ struct TrainOptions {
     options.add()("data", po::value(&data)->value_name("FOLDER|FILE"), "labels.csv, *.jsonl, or a folder per class")(
         "output", po::value(&output)->value_name("FOLDER"), "folder of this run: checkpoints, metrics, results")(
         "limit", po::value(&limit)->value_name("N"), "the first N samples of each split")(
-        "resume", po::bool_switch(&resume), "go on with the run in --output")("force", po::bool_switch(&force),
-                                                                              "begin anew where --output holds a run")(
+        "resume", po::bool_switch(&resume), "go on with the run in --output")(
+        "force", po::bool_switch(&force), "begin anew: files of the run in --output are removed, others stay")(
         "skip-bad", po::bool_switch(&skip_bad), "leave rows and pictures that can't be read out, and count them");
     options.add()("dtype", po::value(&dtype)->value_name("TYPE"),
                   "of the trained model's file: bf16, fp16 or fp32; default: that of the checkpoint it began with");
@@ -94,18 +94,23 @@ BatchSource source_of(const BatchMaker& maker, const Dataset& data, const Classi
   return source;
 }
 
-/// By the pictures' paths. Error: kMismatch for a training sample without an entry.
-std::map<std::string, std::vector<Region>> load_regions(const std::string& data, const Dataset& train) {
+/// Of each training sample. Error: kMismatch for one without an entry.
+std::vector<std::vector<Region>> load_regions(const std::string& data, const Dataset& train) {
   const fs::path path = data, folder = fs::is_directory(path) ? path : path.parent_path(),
                  file = folder / "regions.jsonl";
-  std::map<std::string, std::vector<Region>> regions;
-  for (auto& [image, of_image] : read_regions(file)) regions.emplace((folder / image).string(), std::move(of_image));
+  std::map<fs::path, std::vector<Region>> by_picture;
+  for (auto& [image, of_image] : read_regions(file)) {
+    by_picture.emplace((folder / image).lexically_normal(), std::move(of_image));
+  }
+  std::vector<std::vector<Region>> regions;
   for (const Sample& sample : train.samples) {
-    if (!regions.contains(sample.image.string())) {
+    const auto found = by_picture.find(sample.image.lexically_normal());
+    if (found == by_picture.end()) {
       throw Error(ErrorCode::kMismatch, fmt::format("{} has no entry for {}; a picture without regions has an empty "
                                                     "list",
                                                     file.string(), sample.image.string()));
     }
+    regions.push_back(found->second);
   }
   return regions;
 }
@@ -157,15 +162,18 @@ class Run {
   }
 
  private:
-  /// The trained model is written beside what it was trained from, never over it.
+  /// What the run begins with is read while it lasts, so nothing of it may be what the run replaces.
   void check_source() const {
+    const fs::path output = options_.output;
     std::error_code error;
-    const fs::path result = fs::path(options_.output) / kModelFolder;
-    if (mode_.trains_model() && fs::equivalent(resolve_pretrained_path(model_config_.pretrained_path), result, error)) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} is the checkpoint to begin with, and the trained model would "
-                                                 "replace it; name another --output",
-                                                 result.string()));
-    }
+    const auto same = [&](const fs::path& source, const char* result) {
+      if (!fs::equivalent(source, output / result, error)) return;
+      throw Error(ErrorCode::kUsage, fmt::format("{} is what this run begins with, and its result would replace it; "
+                                                 "name another --output",
+                                                 (output / result).string()));
+    };
+    same(resolve_pretrained_path(model_config_.pretrained_path), RunFolder::kModel);
+    if (!model_config_.head.empty()) same(model_config_.head, RunFolder::kHead);
   }
 
   bool has_batch_norm() const {
@@ -179,7 +187,7 @@ class Run {
   const Model& model() {
     if (!model_) {
       CreateOptions wanted;
-      wanted.trainable = mode_.trains_model();
+      wanted.trainable = mode_.roles.any();
       if (!mode_.answers) wanted.roles = head_roles(model_config_);
       model_ = session_.create(wanted, model_config_);
     }
@@ -191,7 +199,8 @@ class Run {
     const auto table_of = [&](const Dataset& data) {
       FeatureTable table = make_feature_table(
           data, head_, store.get(), [this]() -> const Model& { return model(); }, options_.skip_bad);
-      for (const std::string& message : table.skipped) warn(message);
+      for (const std::string& message : std::set<std::string>(table.skipped.begin(), table.skipped.end()))
+        warn(message);
       skipped_ += std::ssize(table.skipped);
       return table;
     };
@@ -210,7 +219,7 @@ class Run {
   }
 
   int train_on_pictures(const RunFolder& folder) {
-    std::map<std::string, std::vector<Region>> regions;
+    std::vector<std::vector<Region>> regions;
     if (mode_.regions) regions = load_regions(options_.data, data_.train);
     BatchPlan plan;
     plan.text = plan.answers = mode_.answers;
@@ -254,20 +263,22 @@ class Run {
                      const std::vector<std::int64_t>& rows) {
     HeadConfig config = head_.config();
     const bool enough = std::ssize(validation.samples) >= kFewestToCalibrate;
-    config.temperature = enough ? fit_temperature(validation.logits) : 1;  // that of an earlier head suits no more
-    save_head(folder.path() / "head.safetensors", Head(config, head_.tensors()));
+    const bool changed = training_.classification_loss_weight > 0 || mode_.roles.vision;
+    config.temperature = enough ? fit_temperature(validation.logits) : changed ? 1 : config.temperature;
+    save_head(folder.path() / RunFolder::kHead, Head(config, head_.tensors()));
     std::string overrides = "model:\n  head: head.safetensors\n";
     if (model_ && !model_->parameters().trainable.empty()) {
       std::optional<DType> dtype;
       if (!options_.dtype.empty()) dtype = parse_dtype(options_.dtype);
-      export_model(*model_, model_config_, folder.path() / kModelFolder, dtype);
+      export_model(*model_, model_config_, folder.path() / RunFolder::kModel, dtype);
       overrides += "  pretrained_path: model\n  pretrained: true\n";
     }
-    write_file(folder.path() / "trained.yaml", "extends: config.yaml\n" + overrides);
+    write_file(folder.path() / RunFolder::kTrained, "extends: config.yaml\n" + overrides);
     const ModelRun run = run_of(validation, rows, config);
-    if (!run.predictions.empty()) write_file(folder.path() / "predictions.csv", predictions_csv(run));
-    write_training_report(folder.path() / "report.html", report_of(folder, run));
-    print(fmt::format("{}\n{}\n", (folder.path() / "trained.yaml").string(), (folder.path() / "report.html").string()));
+    if (!run.predictions.empty()) write_file(folder.path() / RunFolder::kPredictions, predictions_csv(run));
+    write_training_report(folder.path() / RunFolder::kReport, report_of(folder, run));
+    print(fmt::format("{}\n{}\n", (folder.path() / RunFolder::kTrained).string(),
+                      (folder.path() / RunFolder::kReport).string()));
   }
 
   /// The validation set as `eval` would have it.
@@ -306,7 +317,8 @@ class Run {
       const double epoch = line.value("epoch", 0.0);
       if (line.contains("eval_accuracy")) {
         report.validation_points.push_back({step, epoch, line.value("eval_loss", kNone),
-                                            line.value("eval_accuracy", kNone), line.value("eval_macro_f1", kNone)});
+                                            line.value("eval_accuracy", kNone), line.value("eval_macro_f1", kNone),
+                                            line.value("eval_language_loss", kNone), line.value("best", false)});
       } else {
         report.training.push_back({step, epoch, line.value("loss", kNone), line.value("classification_loss", kNone),
                                    line.value("language_loss", kNone), line.value("learning_rate", kNone),

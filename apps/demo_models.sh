@@ -12,7 +12,7 @@ mkdir -p "$work"
 [ $# -gt 0 ] || set -- internvl llama_vision
 
 [ -f "$work/data/labels.csv" ] || "$program" synth receipts --count 90000 --seed 1 --output "$work/data"
-declare -A steps=([internvl]=6000 [llama_vision]=4800)  # of 32 pictures
+steps=6000 # of 32 pictures
 
 for name in "$@"; do
   files=$demo/$name run=$work/$name-run
@@ -23,8 +23,7 @@ for name in "$@"; do
     sed '/^  head:/d' "$demo/$name.yaml" > "$work/$name.yaml"
     resume=()
   fi
-  "$program" train --config "$work/$name.yaml" --data "$work/data" --output "$run" --dtype bf16 --set training.max_steps="${steps[$name]}" "${resume[@]}"
-  cp "$run/model/"* "$files/"
-  cp "$run/head.safetensors" "$demo/${name}_head.safetensors"
+  "$program" train --config "$work/$name.yaml" --data "$work/data" --output "$run" --dtype bf16 --set training.max_steps=$steps "${resume[@]}"
+  cp "$run/model/"* "$run/head.safetensors" "$files/"
   "$program" eval --config "$demo/$name.yaml" --data "$work/data" --split test --answers --limit 2000 --no-cache
 done

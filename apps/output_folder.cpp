@@ -21,24 +21,21 @@ bool is_checkpoint_file(const std::filesystem::directory_entry& entry) {
   return name.starts_with("model") && name.ends_with(".safetensors");
 }
 
-void check_existing(const std::filesystem::path& path, bool replace, const FolderKind& kind) {
-  if (!std::filesystem::is_directory(path)) {
-    throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
-  }
-  for (const auto& entry : std::filesystem::directory_iterator(path)) {
-    if (!replace) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; --force replaces it", path.string()));
-    }
-    if (!kind.owns(entry)) {
-      throw Error(ErrorCode::kUsage, fmt::format("{} holds more than {} ({}); it is not replaced, name another folder",
-                                                 path.string(), kind.what, entry.path().filename().string()));
-    }
-  }
-}
-
 }  // namespace
 
 const FolderKind kCheckpointFolder = {"a checkpoint", is_checkpoint_file};
+
+void check_replaceable(const std::filesystem::path& folder, const FolderKind& kind) {
+  if (!std::filesystem::is_directory(folder)) {
+    throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", folder.string()));
+  }
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (!kind.owns(entry)) {
+      throw Error(ErrorCode::kUsage, fmt::format("{} holds more than {} ({}); it is not replaced, name another folder",
+                                                 folder.string(), kind.what, entry.path().filename().string()));
+    }
+  }
+}
 
 OutputFolder::OutputFolder(const std::filesystem::path& path, bool replace, const FolderKind& kind)
     : replace_(replace), kind_(kind) {
@@ -51,7 +48,10 @@ OutputFolder::OutputFolder(const std::filesystem::path& path, bool replace, cons
   if (!std::filesystem::is_directory(path_.parent_path())) {
     throw Error(ErrorCode::kNotFound, fmt::format("folder does not exist: {}", path_.parent_path().string()));
   }
-  if (exists) check_existing(path_, replace, kind);
+  if (exists && !replace && std::filesystem::is_directory(path_) && !std::filesystem::is_empty(path_)) {
+    throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; --force replaces it", path_.string()));
+  }
+  if (exists) check_replaceable(path_, kind);
   temporary_ = path_.parent_path() / fmt::format(".{}.{}.tmp", path_.filename().string(), ::getpid());
   std::filesystem::remove_all(temporary_, error);  // left behind by a process of this id that was killed
   std::filesystem::create_directory(temporary_, error);
@@ -72,7 +72,7 @@ void OutputFolder::commit() {
   std::error_code error;
   const bool moved = replace_ && std::filesystem::exists(path_);
   if (moved) {
-    check_existing(path_, replace_, kind_);
+    check_replaceable(path_, kind_);
     std::filesystem::rename(path_, aside, error);
   }
   if (!error) std::filesystem::rename(temporary_, path_, error);

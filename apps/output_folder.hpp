@@ -27,6 +27,9 @@ inline constexpr const char* kSmallCheckpointFiles[] = {"config.json",
 /// The files of a checkpoint, none of them a link.
 extern const FolderKind kCheckpointFolder;
 
+/// Errors: kIo for what is no folder, kUsage when it holds more than its kind does, naming a file.
+void check_replaceable(const std::filesystem::path& folder, const FolderKind& kind);
+
 /// A folder that appears under its name complete or not at all: filled beside it as `.<name>.<pid>.tmp`,
 /// then renamed. Without commit() nothing stays.
 class OutputFolder {

@@ -86,11 +86,11 @@ Batch BatchMaker::make(std::span<const std::int64_t> samples, std::int64_t epoch
       image = naming(sample.image.string(), [&] { return load_image(sample.image); });
     } catch (const Error& error) {
       if (!plan_.skip_bad || error.code() == ErrorCode::kInterrupted) throw;
-      batch.skipped.emplace_back(error.what());
+      batch.skipped.emplace(index, error.what());
       continue;
     }
     if (plan_.regions != nullptr) {
-      const Image drawn = draw_regions(plan_.regions->at(sample.image.string()), image.width, image.height);
+      const Image drawn = draw_regions(plan_.regions->at(static_cast<std::size_t>(index)), image.width, image.height);
       region_requests.push_back({"", {moved(drawn, augmentation)}});
     }
     if (!plan_.augmentations.empty()) image = augmented(image, augmentation);

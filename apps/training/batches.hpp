@@ -25,9 +25,9 @@ struct Batch {
   ModelInputs head_inputs;                   ///< the same pictures with the head's prompt, where it has one
   std::vector<std::int64_t> prompt_lengths;  ///< I numbers: tokens before the answer; empty without text
   at::Tensor targets;  ///< int64 [I, L]: the token that should follow each, -100 where none counts; undefined: no text
-  at::Tensor region_pixels;          ///< pixel values of draw_regions() pictures; undefined: none
-  at::Tensor pooled;                 ///< fp32 [I, W] from a feature cache, instead of `inputs`
-  std::vector<std::string> skipped;  ///< why samples are missing
+  at::Tensor region_pixels;                     ///< pixel values of draw_regions() pictures; undefined: none
+  at::Tensor pooled;                            ///< fp32 [I, W] from a feature cache, instead of `inputs`
+  std::map<std::int64_t, std::string> skipped;  ///< samples that are missing, and why
 };
 
 /// What one optimizer step counts, over all of its batches.
@@ -45,8 +45,8 @@ struct BatchPlan {
   std::string prompt;             ///< question of samples without one of their own
   std::int64_t max_length = 128;  ///< tokens of question and answer
   std::int64_t seed = 0;
-  const std::map<std::string, std::vector<Region>>* regions = nullptr;  ///< by the picture's path
-  const Head* head = nullptr;  ///< whose prompt `head_inputs` carry, if it has one
+  const std::vector<std::vector<Region>>* regions = nullptr;  ///< of each sample
+  const Head* head = nullptr;                                 ///< whose prompt `head_inputs` carry, if it has one
 };
 
 /// Reads pictures and tokenizes texts. Const methods run on any thread.

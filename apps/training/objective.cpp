@@ -79,11 +79,11 @@ std::int64_t Objective::rows_at_once() const {
 }
 
 at::Tensor Objective::language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
-                                    const StepTotals& totals) const {
+                                    double normalizer) const {
   const TextOutput output = model_->forward(batch.inputs, &features, cache);
   return language_loss(
       output.last_hidden_state, batch.targets, [this](const at::Tensor& x) { return model_->lm_head(x); },
-      {.label_smoothing = 0, .rows_at_once = rows_at_once()}, static_cast<double>(totals.answer_tokens));
+      {.label_smoothing = 0, .rows_at_once = rows_at_once()}, normalizer);
 }
 
 at::Tensor Objective::region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const {
@@ -126,7 +126,8 @@ Objective::Loss Objective::loss(const Batch& batch, const StepTotals& totals, bo
   }
   if (language && totals.answer_tokens > 0 && batch.targets.defined() && target_count(batch.targets) > 0) {
     loss.cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
-    count(parts.language, language_part(batch, features, *loss.cache, totals), training_.language_loss_weight);
+    count(parts.language, language_part(batch, features, *loss.cache, static_cast<double>(totals.answer_tokens)),
+          training_.language_loss_weight);
   }
   if (regions_ && batch.region_pixels.defined()) {
     count(parts.region, region_part(batch, features, totals), training_.region_loss_weight);
@@ -186,7 +187,7 @@ Objective::Judgement Objective::judge(const Batch& batch, bool answers) const {
   if (answers && batch.targets.defined()) result.answer_tokens = target_count(batch.targets);
   if (result.answer_tokens > 0) {
     const auto cache = model_->new_cache(batch.inputs.input_ids.size(0), batch.inputs.input_ids.size(1));
-    result.answer_loss = language_part(batch, features, *cache, {.answer_tokens = 1}).item<double>();
+    result.answer_loss = language_part(batch, features, *cache, /*normalizer=*/1).item<double>();
   }
   return result;
 }

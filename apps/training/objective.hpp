@@ -67,8 +67,8 @@ class Objective {
   Loss loss(const Batch& batch, const StepTotals& totals, bool language);
 
   at::Tensor training_logits(const Batch& batch, const ImageFeatures& features);
-  at::Tensor language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache,
-                           const StepTotals& totals) const;
+  /// Summed over the answers' tokens, divided by `normalizer`.
+  at::Tensor language_part(const Batch& batch, const ImageFeatures& features, KvCache& cache, double normalizer) const;
   std::int64_t rows_at_once() const;
   at::Tensor region_part(const Batch& batch, const ImageFeatures& features, const StepTotals& totals) const;
 

@@ -13,6 +13,7 @@
 #include <system_error>
 #include <utility>
 
+#include "output_folder.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/json.hpp"
@@ -27,10 +28,10 @@ constexpr const char* kCheckpoint = "checkpoint.safetensors";
 constexpr const char* kBest = "best.safetensors";
 constexpr const char* kMetrics = "metrics.jsonl";
 constexpr const char* kConfig = "config.yaml";
-constexpr const char* kModel = "model";
-constexpr const char* kResults[] = {kCheckpoint,        kBest,          kMetrics,      kConfig,
-                                    "head.safetensors", "trained.yaml", "report.html", "predictions.csv",
-                                    "temperature.json"};
+constexpr const char* kFiles[] = {kCheckpoint,        kBest,
+                                  kMetrics,           kConfig,
+                                  RunFolder::kHead,   RunFolder::kTrained,
+                                  RunFolder::kReport, RunFolder::kPredictions};
 
 /// "model.seed" -> "0" of the YAML that core writes: one key per line, sections by indentation.
 std::map<std::string, std::string> flatten(const std::string& yaml) {
@@ -126,29 +127,38 @@ void remove_leftovers(const fs::path& folder) {
   for (const auto& entry : fs::directory_iterator(folder, error)) {
     const std::string name = entry.path().filename().string();
     const auto is_of = [&](const char* result) { return name.starts_with(fmt::format(".{}.", result)); };
-    if ((name.ends_with(".tmp") || name.ends_with(".old")) && (std::ranges::any_of(kResults, is_of) || is_of(kModel)))
+    if ((name.ends_with(".tmp") || name.ends_with(".old")) &&
+        (std::ranges::any_of(kFiles, is_of) || is_of(RunFolder::kModel)))
       fs::remove_all(entry.path(), error);
   }
 }
 
-/// The folder, locked while the result lives.
+/// The folder, locked while the result lives; null where the file system has no locks.
 std::shared_ptr<const void> locked(const fs::path& folder) {
   const int descriptor = ::open(folder.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (descriptor < 0) {
     throw Error(ErrorCode::kIo, fmt::format("cannot open {}: {}", folder.string(), std::strerror(errno)));
   }
-  std::shared_ptr<const void> lock(nullptr, [descriptor](const void*) { ::close(descriptor); });
-  if (::flock(descriptor, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK) {  // some file systems have no locks
+  const int error = ::flock(descriptor, LOCK_EX | LOCK_NB) == 0 ? 0 : errno;
+  if (error == 0) {
+    return std::shared_ptr<const int>(new int(descriptor), [](const int* held) {
+      ::close(*held);
+      delete held;
+    });
+  }
+  ::close(descriptor);
+  if (error == EWOULDBLOCK) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("another process trains in {}; wait for it, or name another folder", folder.string()));
   }
-  return lock;
+  return nullptr;
 }
 
 }  // namespace
 
 std::vector<std::string> training_differences(const std::string& before, const std::string& now) {
-  const std::map<std::string, std::string> a = flatten(before), b = flatten(now);
+  std::map<std::string, std::string> a = flatten(before), b = flatten(now);
+  for (auto* keys : {&a, &b}) std::erase_if(*keys, [](const auto& key) { return key.second == "null"; });
   std::vector<std::string> result;
   for (const auto& [key, value] : b) {
     const auto found = a.find(key);
@@ -164,7 +174,7 @@ std::vector<std::string> training_differences(const std::string& before, const s
 
 RunFolder::RunFolder(fs::path path, std::string data)
     : path_(std::move(path)), data_(std::move(data)), lock_(locked(path_)) {
-  remove_leftovers(path_);
+  if (lock_ != nullptr) remove_leftovers(path_);
 }
 
 RunFolder RunFolder::create(const fs::path& path, bool force, const std::string& config, const std::string& data) {
@@ -172,28 +182,33 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
   if (fs::exists(path, error) && !fs::is_directory(path, error)) {
     throw Error(ErrorCode::kIo, fmt::format("{} exists and is no folder", path.string()));
   }
-  if (!fs::exists(path, error)) {
-    const fs::path parent = fs::absolute(path).parent_path();
-    if (!fs::is_directory(parent, error)) {
-      throw Error(ErrorCode::kNotFound, fmt::format("folder does not exist: {}", parent.string()));
-    }
-    if (!fs::create_directory(path, error) && error) {
-      throw Error(ErrorCode::kIo, fmt::format("cannot create {}: {}", path.string(), error.message()));
-    }
-  } else if (!force && fs::exists(path / kConfig, error)) {
+  const fs::path parent = fs::absolute(path).parent_path();
+  if (!fs::exists(path, error) && !fs::is_directory(parent, error)) {
+    throw Error(ErrorCode::kNotFound, fmt::format("folder does not exist: {}", parent.string()));
+  }
+  if (!fs::create_directory(path, error) && error) {
+    throw Error(ErrorCode::kIo, fmt::format("cannot create {}: {}", path.string(), error.message()));
+  }
+  RunFolder folder(path, data);
+  if (!force && fs::exists(path / kConfig, error)) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
-  } else if (!force && !fs::is_empty(path, error)) {
+  }
+  const bool empty = fs::is_empty(path, error);
+  if (error) throw Error(ErrorCode::kIo, fmt::format("cannot read {}: {}", path.string(), error.message()));
+  if (!force && !empty) {
     throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; name another folder (--force writes the "
                                                "run's files there, over those of the same names)",
                                                path.string()));
   }
-  RunFolder folder(path, data);
-  for (const char* name : kResults) {
-    fs::remove(path / name, error);
-    if (error)
-      throw Error(ErrorCode::kIo, fmt::format("cannot remove {}: {}", (path / name).string(), error.message()));
+  if (fs::exists(path / kModel, error)) {
+    check_replaceable(path / kModel, kCheckpointFolder);
+    fs::remove_all(path / kModel, error);
   }
+  for (const char* name : kFiles) {
+    if (!error) fs::remove(path / name, error);
+  }
+  if (error) throw Error(ErrorCode::kIo, fmt::format("cannot empty {}: {}", path.string(), error.message()));
   write_file(path / kConfig, config);
   return folder;
 }

@@ -37,22 +37,29 @@ struct RunState {
 ///   checkpoint.safetensors all that a later process needs to go on: tensors, and RunState in the metadata
 ///   best.safetensors       model and head of the best evaluation (averaged, with ema_decay)
 ///   metrics.jsonl          a line per logged step and per evaluation; appended
-/// Beside them `train` puts its results: head.safetensors, model/, trained.yaml, report.html, predictions.csv.
+/// Beside them `train` puts its results, under the names below.
 class RunFolder {
  public:
+  static constexpr const char* kHead = "head.safetensors";
+  static constexpr const char* kModel = "model";
+  static constexpr const char* kTrained = "trained.yaml";
+  static constexpr const char* kReport = "report.html";
+  static constexpr const char* kPredictions = "predictions.csv";
+
   /// A new run; the folder is made, its parent has to exist. Errors: kUsage when it isn't empty (--resume goes on with
-  /// a run, --force begins anew and leaves files of other names alone) or another process works in it, kIo.
+  /// a run, --force removes it and leaves files of other names alone) or another process works in it, kIo.
   static RunFolder create(const std::filesystem::path& path, bool force, const std::string& config,
                           const std::string& data);
   /// One that is there. Errors: kNotFound; kConfig, naming every key that differs, when `config` would compute
-  /// something else; kMismatch for other data.
+  /// something else; kUsage when another process works in it.
   static RunFolder open(const std::filesystem::path& path, const std::string& config, const std::string& data);
 
   const std::filesystem::path& path() const { return path_; }
   bool has_checkpoint() const;
 
   void save(const RunState& state, std::span<const NamedTensor> tensors) const;
-  /// Copies the checkpoint's values into `tensors`; metrics of later steps are cut off. Errors: kCorrupt, kMismatch.
+  /// Copies the checkpoint's values into `tensors`; metrics of later steps are cut off. Errors: kCorrupt;
+  /// kMismatch for other data or other tensors.
   RunState load(std::span<const NamedTensor> tensors) const;
 
   void save_best(std::span<const NamedTensor> tensors) const;
@@ -64,6 +71,7 @@ class RunFolder {
   std::vector<OrderedJson> metrics() const;
 
  private:
+  /// Locks the folder, and removes what a save that was killed left in it.
   RunFolder(std::filesystem::path path, std::string data);
   void cut_metrics(std::int64_t step) const;
 

@@ -14,9 +14,13 @@
 
 namespace vlmzoo::app {
 
-bool TrainingData::has_answers() const {
-  return std::ranges::any_of(train.samples, [](const Sample& sample) { return !sample.answer.empty(); });
+namespace {
+
+bool has_answer(const Dataset& data) {
+  return std::ranges::any_of(data.samples, [](const Sample& sample) { return !sample.answer.empty(); });
 }
+
+}  // namespace
 
 std::string TrainingData::fingerprint() const {
   std::string text;
@@ -58,19 +62,24 @@ TrainingData load_training_data(const Session& session, const TrainingDataReques
 TrainingMode training_mode(const Config& config, const TrainingData& data, const Head& head) {
   const TrainingConfig& training = config.training;
   const RoleSet roles = trainable_roles(config.model);
+  const bool weighed = training.language_loss_weight > 0, has_answers = has_answer(data.train);
   TrainingMode mode;
-  mode.answers = training.language_loss_weight > 0 && data.has_answers() && config.model.multimodal &&
-                 (roles.vision || roles.connector || roles.language);
-  const bool reached = mode.answers || head.needs_language();
-  mode.roles = {roles.vision, roles.connector && reached, roles.language && reached};
-  if (roles.language && !reached) {
-    info("no loss reaches the language model (the data has no answers), so it isn't trained, nor loaded");
-  }
+  mode.answers = weighed && has_answers && config.model.multimodal && roles.any();
   mode.regions = training.region_loss_weight > 0;
   if (training.classification_loss_weight == 0 && !mode.answers && !mode.regions) {
     throw Error(ErrorCode::kConfig,
-                "there is no loss to train with: training.classification_loss_weight is 0, and neither answers nor "
-                "regions take part; raise it, or add answers to the data");
+                "there is no loss to train with: training.classification_loss_weight is 0, and so is "
+                "training.region_loss_weight; the loss of answers needs data with answers, a role that isn't frozen, "
+                "and a training.language_loss_weight above 0");
+  }
+  const bool reached = mode.answers || (head.needs_language() && training.classification_loss_weight > 0);
+  mode.roles = {roles.vision, roles.connector && reached, roles.language && reached};
+  if (!reached && (roles.language || config.model.freeze_connector == false)) {
+    info(fmt::format("no loss reaches connector and language model ({}), so they aren't trained, nor loaded",
+                     weighed ? "the data has no answers" : "training.language_loss_weight is 0"));
+  }
+  if (mode.answers && !data.validation.samples.empty() && !has_answer(data.validation)) {
+    warn("the validation split has no answers: what is kept is chosen by its classes alone");
   }
   if (mode.regions && !roles.vision) {
     throw Error(ErrorCode::kConfig,

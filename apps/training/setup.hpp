@@ -22,7 +22,6 @@ struct TrainingDataRequest {
 struct TrainingData {
   Dataset train, validation;
 
-  bool has_answers() const;
   /// SHA-256; changes with samples, labels and answers.
   std::string fingerprint() const;
 };
@@ -37,8 +36,6 @@ struct TrainingMode {
   bool answers = false;             ///< with the language loss
   bool regions = false;             ///< with the region loss
   bool cached = false;              ///< the head alone, on features that are computed once
-
-  bool trains_model() const { return roles.vision || roles.connector || roles.language; }
 };
 
 /// Error: kConfig for settings that contradict each other.

@@ -2,6 +2,7 @@
 
 #include <ATen/Context.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/aminmax.h>
 #include <fmt/format.h>
 
 #include <algorithm>
@@ -17,6 +18,13 @@
 
 namespace vlmzoo::app {
 namespace {
+
+/// Without a copy of the tensor.
+bool all_finite(const at::Tensor& tensor) {
+  if (!tensor.is_floating_point() || tensor.numel() == 0) return true;
+  const auto [smallest, largest] = at::aminmax(tensor.detach());
+  return std::isfinite(smallest.item<double>()) && std::isfinite(largest.item<double>());
+}
 
 std::string duration(double seconds) {
   const auto whole = static_cast<std::int64_t>(std::max(0.0, seconds));
@@ -136,7 +144,23 @@ void Trainer::resume() {
   state_.stopping.patience = patience;
 }
 
-void Trainer::save() { folder_.save(state_, all_state()); }
+/// Never over a good checkpoint with one that nothing can go on from: the optimizer's state overflows before the loss
+/// does.
+void Trainer::save() {
+  const std::vector<NamedTensor> state = all_state();
+  for (const NamedTensor& named : state) {
+    if (!all_finite(named.tensor)) {
+      throw Error(ErrorCode::kMismatch,
+                  fmt::format("step {}: {} holds values that aren't finite; {}", state_.step, named.name, advice()));
+    }
+  }
+  folder_.save(state_, state);
+}
+
+std::string Trainer::advice() const {
+  return fmt::format("lower training.learning_rate (or training.gradient_clip), check the data; {}",
+                     folder_.has_checkpoint() ? "the last good checkpoint is kept" : "nothing was saved yet");
+}
 
 bool Trainer::run() {
   try {
@@ -179,6 +203,7 @@ void Trainer::train_to_the_end() {
     take_step();
     if (state_.step % training_.logging_steps == 0 || state_.step == total) log();
   }
+  if (state_.window.steps > 0) log();
   if (state_.stopping.stop()) {
     info(fmt::format("no improvement in {} evaluations: stopped early at step {}", state_.stopping.patience,
                      state_.step));
@@ -192,19 +217,20 @@ Batch Trainer::next_batch() {
   std::optional<Batch> batch = stream_->next();
   state_.window.waited += seconds_since(start);
   if (!batch) throw Error(ErrorCode::kInternal, "training: the stream of batches ended before the run");
-  note_skipped(*batch);
+  note_skipped(*batch, train_);
   return std::move(*batch);
 }
 
 /// Each is told and counted once, however often its turn comes.
-void Trainer::note_skipped(const Batch& batch) {
-  for (const std::string& message : batch.skipped) {
-    if (skipped_.insert(message).second) warn(message);
+void Trainer::note_skipped(const Batch& batch, const BatchSource& source) {
+  for (const auto& [sample, message] : batch.skipped) {
+    if (skipped_.emplace(&source, sample).second && told_.insert(message).second) warn(message);
   }
 }
 
-bool Trainer::language_begun() const {
-  return static_cast<double>(state_.step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
+/// `step` of 0 to total - 1 has the language loss.
+bool Trainer::has_language(std::int64_t step) const {
+  return static_cast<double>(step) >= training_.language_loss_from * static_cast<double>(plan_.total_steps());
 }
 
 void Trainer::take_step() {
@@ -218,7 +244,7 @@ void Trainer::take_step() {
     samples.insert(samples.end(), more.begin(), more.end());
   }
   const StepTotals totals = train_.totals(samples);
-  const bool language = language_begun();
+  const bool language = has_language(state_.step);
   const auto undo = [&] { copy_tensors("buffers", objective_.buffers(), buffers); };
   LossParts loss;
   try {
@@ -244,11 +270,8 @@ void Trainer::take_step() {
       clip_gradients(optimizer_.tensors(), training_.gradient_clip > 0 ? training_.gradient_clip : 1e300);
   if (!std::isfinite(loss.total) || !std::isfinite(norm)) {
     undo();
-    throw Error(ErrorCode::kMismatch,
-                fmt::format("step {}: the loss is {} and the gradient's norm {}; lower training.learning_rate (or "
-                            "training.gradient_clip), check the data; {}",
-                            state_.step + 1, loss.total, norm,
-                            folder_.has_checkpoint() ? "the last good checkpoint is kept" : "nothing was saved yet"));
+    throw Error(ErrorCode::kMismatch, fmt::format("step {}: the loss is {} and the gradient's norm {}; {}",
+                                                  state_.step + 1, loss.total, norm, advice()));
   }
   const double rate = learning_rate_at(schedule_of(training_, plan_.total_steps()), state_.step);
   optimizer_.step(rate);
@@ -303,7 +326,7 @@ Trainer::Validation Trainer::validate(bool answers) {
       },
       stream_options(training_));
   while (const auto batch = stream.next()) {
-    note_skipped(*batch);
+    note_skipped(*batch, validation_);
     if (batch->samples.empty()) continue;
     const Objective::Judgement judged = objective_.judge(*batch, answers);
     answer_loss += judged.answer_loss;
@@ -330,7 +353,7 @@ void Trainer::evaluate() {
   std::optional<double> language_loss;
   bool best = false;
   try {
-    const bool begun = train_.answers && language_begun();
+    const bool begun = train_.answers && has_language(state_.step - 1);
     const Validation validation = validate(/*answers=*/begun);
     metrics = classification_metrics(calibrated(validation.logits));
     language_loss = validation.language_loss;

@@ -87,11 +87,12 @@ class Trainer {
   void train_to_the_end();
   void take_step();
   Batch next_batch();
-  void note_skipped(const Batch& batch);
-  bool language_begun() const;
+  void note_skipped(const Batch& batch, const BatchSource& source);
+  bool has_language(std::int64_t step) const;
   void log();
   void evaluate();
   void save();
+  std::string advice() const;  // when values aren't finite
   void use_best();
 
   const TrainingConfig& training_;
@@ -105,7 +106,8 @@ class Trainer {
   Optimizer optimizer_;
   std::optional<Ema> ema_;
   RunState state_;
-  std::set<std::string> skipped_;  // messages
+  std::set<std::pair<const BatchSource*, std::int64_t>> skipped_;  // samples
+  std::set<std::string> told_;                                     // of them
   std::unique_ptr<OrderedStream<Batch>> stream_;
 };
 

@@ -53,7 +53,11 @@ void add_curves(Page& page, const TrainingReport& report) {
   if (!report.validation_points.empty()) {
     LineChart loss{"Loss on the validation set", "step", "loss", {}};
     loss.from_zero = true;
-    loss.series = {curve("validation", report.validation_points, &ValidationPoint::loss)};
+    loss.series = {curve("classes", report.validation_points, &ValidationPoint::loss)};
+    if (std::any_of(report.validation_points.begin(), report.validation_points.end(),
+                    [](const ValidationPoint& point) { return std::isfinite(point.language_loss); })) {
+      loss.series.push_back(curve("answers", report.validation_points, &ValidationPoint::language_loss));
+    }
     page.figure(report::line_chart(loss));
     LineChart quality{"Accuracy on the validation set", "step", "share", {}};
     quality.series = {curve("accuracy", report.validation_points, &ValidationPoint::accuracy),
@@ -77,10 +81,11 @@ void add_progress(Page& page, const TrainingReport& report) {
   std::string text =
       fmt::format("Loss {:.4f} at the first step, {:.4f} at the last.", report.training.front().loss, last.loss);
   if (!report.validation_points.empty()) {
-    const auto best = std::max_element(report.validation_points.begin(), report.validation_points.end(),
-                                       [](const auto& a, const auto& b) { return a.accuracy < b.accuracy; });
-    text += fmt::format(" Best accuracy on the validation set: {:.1f} % at step {}.", 100 * best->accuracy,
-                        grouped(best->step));
+    const auto& points = report.validation_points;
+    const auto best = std::find_if(points.rbegin(), points.rend(), [](const auto& point) { return point.best; });
+    const auto& kept = best != points.rend() ? *best : points.back();
+    text +=
+        fmt::format(" Kept is step {}: {:.1f} % of the validation set right.", grouped(kept.step), 100 * kept.accuracy);
   }
   page.verdict(fmt::format("{} steps, {:.4g} epochs", grouped(last.step), last.epoch), text, Tone::kNeutral);
 }

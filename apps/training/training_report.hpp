@@ -22,6 +22,8 @@ struct ValidationPoint {
   std::int64_t step = 0;
   double epoch = 0;
   double loss = 0, accuracy = 0, macro_f1 = 0;
+  double language_loss = 0;  ///< NaN: without answers
+  bool best = false;         ///< the best one so far
 };
 
 struct TrainingReport {

@@ -12,6 +12,7 @@
 #include "config_schema.hpp"
 #include "config_writer.hpp"
 #include "shortened.hpp"
+#include "vlmzoo/checkpoint.hpp"
 #include "vlmzoo/error.hpp"
 #include "vlmzoo/files.hpp"
 #include "vlmzoo/log.hpp"
@@ -111,6 +112,7 @@ class WholeConfig {
   void settle() {
     if (model_.model_type.empty()) model_.model_type = kDefaultModelType;
     if (!given("model.freeze_vision_encoder")) model_.freeze_vision_encoder = model_.multimodal;
+    settle_head();
     settle_classes();
     settle_precision();
     check_layers();
@@ -125,6 +127,18 @@ class WholeConfig {
   // The message begins with the place of `key`, or of `other` when `key` has its default.
   [[noreturn]] void fail(const char* key, const char* other, const std::string& message) const {
     throw Error(ErrorCode::kConfig, fmt::format("{}: {}", place(given(key) ? key : other), message));
+  }
+
+  // As OmegaConf writes it. With the head in the checkpoint's folder, configurations of two models differ in two lines.
+  void settle_head() {
+    constexpr const char* kHead = "model.head";
+    constexpr std::string_view kFolder = "${model.pretrained_path}/";
+    if (!model_.head.starts_with(kFolder)) return;
+    if (model_.pretrained_path.empty()) {
+      fail(kHead, kHead,
+           fmt::format("{} is '{}', but model.pretrained_path is not set", kHead, shortened(model_.head)));
+    }
+    model_.head = (resolve_pretrained_path(model_.pretrained_path) / model_.head.substr(kFolder.size())).string();
   }
 
   void settle_classes() {

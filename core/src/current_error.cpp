@@ -17,12 +17,12 @@ Error current_error() {
     return error;
   } catch (const std::bad_alloc&) {
     return {ErrorCode::kMemory, "out of memory"};
+  } catch (const c10::OutOfMemoryError& error) {  // of an accelerator
+    return {ErrorCode::kMemory, fmt::format("out of memory: {}", error.what_without_backtrace())};
   } catch (const c10::Error& error) {
     const std::string text = error.what_without_backtrace();
-    // On the processor it is told from other errors by its words alone.
-    const bool memory = dynamic_cast<const c10::OutOfMemoryError*>(&error) != nullptr ||
-                        text.find("can't allocate memory") != std::string::npos;
-    return {memory ? ErrorCode::kMemory : ErrorCode::kInternal, memory ? "out of memory: " + text : text};
+    if (text.find("can't allocate memory") == std::string::npos) return {ErrorCode::kInternal, text};
+    return {ErrorCode::kMemory, "out of memory: " + text};
   } catch (const std::filesystem::filesystem_error& error) {
     return {ErrorCode::kIo, error.what()};
   } catch (const std::exception& error) {

@@ -63,7 +63,7 @@ RolePrecision resolve_precision(const ModelConfig& config, const at::Device& dev
 RolePrecision training_precision(RolePrecision precision, const RoleSet& trained) {
   if (trained.vision) precision.vision = Precision::kFp32;
   if (trained.vision || trained.connector) precision.connector = Precision::kFp32;
-  if (trained.vision || trained.connector || trained.language) precision.language = Precision::kFp32;
+  if (trained.any()) precision.language = Precision::kFp32;
   return precision;
 }
 

@@ -355,11 +355,11 @@ void check_memory(const Weights& plan, std::uint64_t working_memory) {
   if (needed <= free) return;
   std::string advice = "no precision fits; free some memory or use a smaller model";
   for (const Precision precision : {Precision::kFp16, Precision::kInt8}) {
-    if (const std::uint64_t smaller = need(training_precision({precision, precision, precision}, source.trainable));
-        smaller <= free && smaller < needed) {
-      advice = fmt::format("precision {} would fit with {}", to_string(precision), format_bytes(smaller));
-      break;
-    }
+    const RolePrecision everywhere{precision, precision, precision};
+    const std::uint64_t smaller = need(training_precision(everywhere, source.trainable));
+    if (smaller > free || smaller >= needed || !cpu_features().fbgemm()) continue;
+    advice = fmt::format("precision {} would fit with {}", to_string(precision), format_bytes(smaller));
+    break;
   }
   throw Error(ErrorCode::kMemory, fmt::format("the model needs {} (weights {}, and {} to work) and {} are free; {}",
                                               format_bytes(needed), format_bytes(needed - working_memory),

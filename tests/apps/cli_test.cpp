@@ -377,6 +377,17 @@ TEST_CASE("info counts parameters by role and tells which precision fits") {
   }
   CHECK(precisions == std::set<std::string>{"configured", "auto", "fp32", "bf16", "fp16", "int8"});
   for (const Json& file : document["files"]) CHECK(file["sha256"] == sha256_of_file(file["file"].get<std::string>()));
+  const Result mixed =
+      vlmzoo({"info", "--json", "--model", bench().checkpoint.string(), "--set", "model.use_8bit=true"});
+  INFO(mixed.err);
+  REQUIRE(mixed.code == 0);
+  const Json rows = Json::parse(mixed.out)["memory"];
+  const auto row = [&](const std::string& name) {
+    return *std::ranges::find_if(rows, [&](const Json& entry) { return entry["precision"] == name; });
+  };
+  CHECK(row("configured")["roles"]["language"] == "int8");
+  CHECK(row("configured")["roles"]["vision"] == row("auto")["roles"]["vision"]);
+  CHECK(row("configured")["bytes"] < row("auto")["bytes"]);
   const Result table = vlmzoo({"info", "--model", bench().checkpoint.string()});
   CHECK(table.code == 0);
   CHECK(contains(table.out, "model.safetensors"));

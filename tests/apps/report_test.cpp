@@ -229,7 +229,7 @@ TEST_CASE("the report of a training run has its curves, the validation set and w
   for (int i = 1; i <= 100; ++i) {
     report.training.push_back({i, i / 50.0, 2.0 / i, 1.5 / i, i > 50 ? 0.5 / i : kNaN, 1e-3, 1 + 1.0 / i});
   }
-  report.validation_points = {{50, 1, 0.7, 0.5, 0.4}, {100, 2, 0.6, 0.75, 0.7}};
+  report.validation_points = {{50, 1, 0.7, 0.5, 0.4, 1.5, true}, {100, 2, 0.6, 0.75, 0.7, 2.5, false}};
   write_training_report(folder / "curves.html", report);
   CHECK(occurrences(read_file(folder / "curves.html"), "<svg") == 5);
 
@@ -238,7 +238,7 @@ TEST_CASE("the report of a training run has its curves, the validation set and w
   const std::string html = read_file(folder / "report.html");
   check_self_contained(html);
   CHECK(occurrences(html, "<svg") == 7);
-  CHECK(contains(html, "Best accuracy on the validation set: 75.0 % at step 100"));
+  CHECK(contains(html, "Kept is step 50: 50.0 % of the validation set right"));
   CHECK(contains(html, "language"));
   CHECK(contains(html, "Worst mistakes"));
   CHECK(contains(html, "100 steps, 2 epochs"));

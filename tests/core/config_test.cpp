@@ -674,6 +674,20 @@ TEST_CASE("relative paths resolve against the file that holds them when they exi
   CHECK(fs::equivalent(linked.model.head, folder / "far/away/head"));
 }
 
+TEST_CASE("a head may lie in the folder of its checkpoint, whichever that is in the end") {
+  const ConfigFolder folder;
+  folder.write("a/config.json", "{}");
+  folder.write("b/config.json", "{}");
+  const fs::path file =
+      folder.write("x.yaml", "model:\n  pretrained_path: a\n  head: ${model.pretrained_path}/h.safetensors\n");
+  CHECK(load_config(file).model.head == (folder / "a/h.safetensors").string());
+  const std::vector<std::string> other = {"model.pretrained_path=" + (folder / "b").string()};
+  CHECK(load_config(file, other).model.head == (folder / "b/h.safetensors").string());
+  CHECK(failure_of(file, {"model.pretrained_path=nowhere"}).code == ErrorCode::kNotFound);
+  CHECK(contains(refusal_of("model:\n  head: ${model.pretrained_path}/h\n"),
+                 "a.yaml:2: model.head is '${model.pretrained_path}/h', but model.pretrained_path is not set"));
+}
+
 TEST_CASE("precisions have their names, and another name says where it stood") {
   for (const char* name : {"auto", "fp32", "bf16", "fp16", "int8"}) {
     CHECK(to_string(parse_precision(name, "--precision")) == name);

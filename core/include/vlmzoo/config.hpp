@@ -46,8 +46,8 @@ struct ModelConfig {
   bool multimodal = true;
   bool freeze_vision_encoder = true;  ///< default: the value of `multimodal`
   bool freeze_language_model = false;
-  std::optional<bool> freeze_connector;      ///< default: true where both others are frozen
-  std::string head;                          ///< a head file; empty: freshly initialised
+  std::optional<bool> freeze_connector;  ///< default: true where both others are frozen
+  std::string head;  ///< a head file, `${model.pretrained_path}` resolved; empty: freshly initialised
   std::string image_pipeline = "native";     ///< native | clip
   std::optional<std::int64_t> max_tiles;     ///< default: the checkpoint's
   std::optional<std::string> system_prompt;  ///< default: the model's own; "" removes it

@@ -27,6 +27,7 @@ struct RoleSet {
   static RoleSet all() { return {}; }
   static RoleSet none() { return {false, false, false}; }
   static RoleSet vision_only() { return {true, false, false}; }
+  bool any() const { return vision || connector || language; }
   bool has(Role role) const { return role == Role::kVision ? vision : role == Role::kConnector ? connector : language; }
 };
 

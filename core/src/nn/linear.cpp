@@ -94,8 +94,8 @@ Linear Linear::pack(const at::Tensor& weight, const at::Tensor& bias, Precision 
       } else if (precision == Precision::kInt8) {
         throw Error(
             ErrorCode::kUnsupported,
-            "precision int8 needs an x86-64 processor with AVX2, and matrices below 2^31 elements; use fp32, bf16 or "
-            "fp16 here");
+            "precision int8 needs an x86-64 processor with AVX2, and matrices below 2^31 elements; use fp32 or bf16 "
+            "here");
       }
       return plain(weight.to(at::kFloat), bias_as(at::kFloat));
     default:

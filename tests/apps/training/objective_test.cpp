@@ -66,13 +66,13 @@ Dataset dataset() {
 }
 
 /// None in the first picture, one in the others.
-std::map<std::string, std::vector<Region>> regions_of(const Dataset& data) {
-  std::map<std::string, std::vector<Region>> regions;
-  for (double side = 0; const Sample& sample : data.samples) {
+std::vector<std::vector<Region>> regions_of(const Dataset& data) {
+  std::vector<std::vector<Region>> regions;
+  for (std::size_t i = 0; i < data.samples.size(); ++i) {
+    const double side = 0.15 * static_cast<double>(i);
     Region region;
     region.corners = {{{0, 0}, {side, 0}, {side, 0.5}, {0, 0.5}}};
-    regions[sample.image.string()] = side > 0 ? std::vector<Region>{region} : std::vector<Region>{};
-    side += 0.15;
+    regions.push_back(i > 0 ? std::vector<Region>{region} : std::vector<Region>{});
   }
   return regions;
 }
@@ -123,7 +123,8 @@ double largest_difference(const std::map<std::string, at::Tensor>& a, const std:
 TEST_CASE("micro-batches add up to the gradient of one batch, for all losses and unequal answers") {
   for (const std::string& name : kModels) {
     CAPTURE(name);
-    const ModelConfig config = trainable_config(name);
+    ModelConfig config = trainable_config(name);
+    config.max_tiles = 4;  // pictures of unequal numbers of tiles
     const auto model = trainable_model(config);
     const Head head = make_head(model->info(), config);
     const Dataset data = dataset();
@@ -138,6 +139,31 @@ TEST_CASE("micro-batches add up to the gradient of one batch, for all losses and
     CHECK(whole.size() > 40);
     CHECK(whole.contains("region.weight"));
     CHECK(largest_difference(whole, parts) < 1e-4);  // fp32 sums in another order
+  }
+}
+
+TEST_CASE("a batch is judged by the losses that it is trained with") {
+  for (const std::string& name : kModels) {
+    CAPTURE(name);
+    const ModelConfig config = trainable_config(name);
+    const auto model = trainable_model(config);
+    Head head = make_head(model->info(), config);
+    const Dataset data = dataset();
+    const BatchMaker maker(*model, data, text_plan());
+    const TrainingConfig training;
+    Objective objective(model.get(), head, training, {});
+    const std::vector<std::int64_t> all = {0, 1, 2, 3, 4, 5}, first = {0, 1, 2}, rest = {3, 4, 5};
+    const StepTotals totals = maker.totals(all, {});
+    const LossParts trained = objective.backward(maker.make(all, 0), totals, /*language=*/true);
+    const auto whole = objective.judge(maker.make(all, 0), /*answers=*/true);
+    const auto a = objective.judge(maker.make(first, 0), true), b = objective.judge(maker.make(rest, 0), true);
+    CHECK(whole.answer_tokens == totals.answer_tokens);
+    CHECK(a.answer_tokens + b.answer_tokens == totals.answer_tokens);
+    const auto tokens = static_cast<double>(totals.answer_tokens);
+    CHECK(whole.answer_loss / tokens == doctest::Approx(trained.language.value()).epsilon(1e-5));
+    CHECK((a.answer_loss + b.answer_loss) / tokens == doctest::Approx(trained.language.value()).epsilon(1e-5));
+    CHECK(at::allclose(whole.logits.narrow(0, 0, 3), a.logits, 1e-4, 1e-5));
+    CHECK(objective.judge(maker.make(first, 0), /*answers=*/false).answer_tokens == 0);
   }
 }
 
