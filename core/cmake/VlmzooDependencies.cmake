@@ -1,5 +1,5 @@
 # Everything the public headers need; read by the tree and by the installed package alike.
-find_package(Torch 2.13 REQUIRED)
+include(${CMAKE_CURRENT_LIST_DIR}/VlmzooLibTorch.cmake)
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(Boost 1.74 REQUIRED COMPONENTS filesystem program_options)
 find_package(yaml-cpp REQUIRED)
