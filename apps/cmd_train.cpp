@@ -98,6 +98,11 @@ BatchSource source_of(const BatchMaker& maker, const Dataset& data, const Classi
 std::vector<std::vector<Region>> load_regions(const std::string& data, const Dataset& train) {
   const fs::path path = data, folder = fs::is_directory(path) ? path : path.parent_path(),
                  file = folder / "regions.jsonl";
+  if (!fs::exists(file)) {
+    throw Error(ErrorCode::kNotFound, fmt::format("{} does not exist; training.region_loss_weight needs it, set that "
+                                                  "to 0 for data without regions",
+                                                  file.string()));
+  }
   std::map<fs::path, std::vector<Region>> by_picture;
   for (auto& [image, of_image] : read_regions(file)) {
     by_picture.emplace((folder / image).lexically_normal(), std::move(of_image));

@@ -85,7 +85,8 @@ Batch BatchMaker::make(std::span<const std::int64_t> samples, std::int64_t epoch
     try {
       image = naming(sample.image.string(), [&] { return load_image(sample.image); });
     } catch (const Error& error) {
-      if (!plan_.skip_bad || error.code() == ErrorCode::kInterrupted) throw;
+      if (error.code() == ErrorCode::kInterrupted) throw;
+      if (!plan_.skip_bad) throw Error(error.code(), fmt::format("{}; --skip-bad leaves it out", error.what()));
       batch.skipped.emplace(index, error.what());
       continue;
     }

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 #include <sstream>
 #include <system_error>
 #include <utility>
@@ -190,7 +191,12 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
     throw Error(ErrorCode::kIo, fmt::format("cannot create {}: {}", path.string(), error.message()));
   }
   RunFolder folder(path, data);
-  if (!force && fs::exists(path / kConfig, error)) {
+  // Made first and together, so that nothing else is taken for a run.
+  const bool run = fs::exists(path / kConfig, error) && fs::exists(path / kMetrics, error);
+  if (!run && fs::exists(path / kMetrics, error) && fs::file_size(path / kMetrics, error) == 0) {
+    fs::remove(path / kMetrics, error);  // of a start that was killed
+  }
+  if (!force && run) {
     throw Error(ErrorCode::kUsage,
                 fmt::format("{} holds a training run; --resume goes on with it, --force begins anew", path.string()));
   }
@@ -198,8 +204,18 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
   if (error) throw Error(ErrorCode::kIo, fmt::format("cannot read {}: {}", path.string(), error.message()));
   if (!force && !empty) {
     throw Error(ErrorCode::kUsage, fmt::format("{} exists and is not empty; name another folder (--force writes the "
-                                               "run's files there, over those of the same names)",
+                                               "run's files beside what is there)",
                                                path.string()));
+  }
+  if (!run) {
+    std::vector<std::string> names(std::begin(kFiles), std::end(kFiles));
+    names.emplace_back(kModel);
+    for (const std::string& name : names) {
+      if (!fs::exists(path / name, error)) continue;
+      throw Error(ErrorCode::kUsage, fmt::format("{} is not of a training run, and a run would replace it; name "
+                                                 "another folder",
+                                                 (path / name).string()));
+    }
   }
   if (fs::exists(path / kModel, error)) {
     check_replaceable(path / kModel, kCheckpointFolder);
@@ -209,6 +225,7 @@ RunFolder RunFolder::create(const fs::path& path, bool force, const std::string&
     if (!error) fs::remove(path / name, error);
   }
   if (error) throw Error(ErrorCode::kIo, fmt::format("cannot empty {}: {}", path.string(), error.message()));
+  write_file(path / kMetrics, "");
   write_file(path / kConfig, config);
   return folder;
 }
@@ -227,6 +244,7 @@ RunFolder RunFolder::open(const fs::path& path, const std::string& config, const
                             path.string(), fmt::join(differences, "\n  "), (path / kConfig).string()));
   }
   RunFolder folder(path, data);
+  if (fs::exists(path / kModel, error)) check_replaceable(path / kModel, kCheckpointFolder);
   if (!folder.has_checkpoint()) folder.cut_metrics(0);  // ended before its first checkpoint: begins at step 1 again
   return folder;
 }

@@ -221,10 +221,20 @@ Batch Trainer::next_batch() {
   return std::move(*batch);
 }
 
+std::int64_t Trainer::skipped() const {
+  std::int64_t count = 0;
+  for (const auto& [source, samples] : skipped_) count += std::ssize(samples);
+  return count;
+}
+
 /// Each is told and counted once, however often its turn comes.
 void Trainer::note_skipped(const Batch& batch, const BatchSource& source) {
   for (const auto& [sample, message] : batch.skipped) {
-    if (skipped_.emplace(&source, sample).second && told_.insert(message).second) warn(message);
+    if (skipped_[&source].insert(sample).second && told_.insert(message).second) warn(message);
+  }
+  if (source.samples > 0 && std::ssize(skipped_[&source]) == source.samples) {
+    throw Error(ErrorCode::kMismatch, fmt::format("none of the {} pictures of the {} split could be read",
+                                                  source.samples, &source == &train_ ? "training" : "validation"));
   }
 }
 

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -80,7 +81,7 @@ class Trainer {
   Validation validate(bool answers);
 
   const RunState& state() const { return state_; }
-  std::int64_t skipped() const { return std::ssize(skipped_); }  ///< samples that couldn't be read
+  std::int64_t skipped() const;  ///< samples that couldn't be read
 
  private:
   std::vector<NamedTensor> all_state() const;
@@ -106,8 +107,8 @@ class Trainer {
   Optimizer optimizer_;
   std::optional<Ema> ema_;
   RunState state_;
-  std::set<std::pair<const BatchSource*, std::int64_t>> skipped_;  // samples
-  std::set<std::string> told_;                                     // of them
+  std::map<const BatchSource*, std::set<std::int64_t>> skipped_;  // samples
+  std::set<std::string> told_;                                    // of them
   std::unique_ptr<OrderedStream<Batch>> stream_;
 };
 

@@ -1,5 +1,10 @@
 # Everything the public headers need; read by the tree and by the installed package alike.
 include(${CMAKE_CURRENT_LIST_DIR}/VlmzooLibTorch.cmake)
+if(NOT Torch_FOUND)
+  find_package(Torch 2.13 REQUIRED)
+elseif(Torch_VERSION VERSION_LESS 2.13)
+  message(FATAL_ERROR "LibTorch in ${TORCH_INSTALL_PREFIX} is ${Torch_VERSION}; 2.13 or newer is needed")
+endif()
 find_package(OpenMP REQUIRED COMPONENTS CXX)
 find_package(Boost 1.74 REQUIRED COMPONENTS filesystem program_options)
 find_package(yaml-cpp REQUIRED)

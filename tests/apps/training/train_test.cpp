@@ -526,6 +526,17 @@ TEST_CASE("a folder belongs to one run and one process, and isn't written over")
   forced.emplace_back("--force");
   CHECK(vlmzoo(made.train("internvl", "used", forced)).code == 0);
   CHECK(read_file(used / "notes.txt") == "mine");
+  // A head or a configuration of one's own is no run's, whatever it is called.
+  for (const char* name : {"head.safetensors", "config.yaml", "report.html"}) {
+    const fs::path own = made.folder / ("own_" + std::string(name));
+    fs::create_directory(own);
+    write_file(own / name, "mine");
+    const Result kept = vlmzoo(made.train("internvl", own.filename().string(), forced));
+    CAPTURE(kept.err);
+    CHECK(kept.code == 2);
+    CHECK(contains(kept.err, name));
+    CHECK(read_file(own / name) == "mine");
+  }
 
   const std::vector<std::string> endless = {"--set", "training.epochs=10000"};
   const pid_t child = start(made.jointly("internvl", "shared", endless), made.folder / "shared.log");
@@ -671,6 +682,7 @@ TEST_CASE("a picture that breaks ends the run after a checkpoint, or is left out
   CAPTURE(stopped.err);
   CHECK(stopped.code == 1);
   CHECK(contains(stopped.err, names[1]));
+  CHECK(contains(stopped.err, "--skip-bad"));
   CHECK_NOTHROW(SafetensorsFile(made.folder / "broken" / "checkpoint.safetensors"));
   arguments.emplace_back("--force");
   arguments.emplace_back("--skip-bad");
@@ -679,6 +691,21 @@ TEST_CASE("a picture that breaks ends the run after a checkpoint, or is left out
   CHECK(skipped.code == 0);
   CHECK(contains(skipped.err, "2 samples were left out"));
   for (const std::size_t picture : {1, 3}) CHECK(count_of(skipped.err, names[picture]) == 1);
+}
+
+TEST_CASE("data of which no picture can be read is an error, also where bad ones are left out") {
+  const Material& made = material();
+  const fs::path data = made.folder / "unreadable";
+  fs::copy(made.folder / "data", data, fs::copy_options::recursive);
+  for (const auto& entry : fs::directory_iterator(data / "images")) std::ofstream(entry.path()) << "no picture";
+  std::vector<std::string> arguments =
+      made.train("internvl", "blind", {"--skip-bad", "--set", "model.freeze_vision_encoder=false"});
+  arguments[4] = data.string();
+  const Result result = vlmzoo(arguments);
+  CAPTURE(result.err);
+  CHECK(result.code == 1);
+  CHECK(contains(result.err, "none of the 42 pictures of the training split could be read"));
+  CHECK(!fs::exists(made.folder / "blind" / "model"));
 }
 
 }  // namespace vlmzoo::test
